@@ -1,0 +1,315 @@
+"""Read orders from Kafka as a member of a consumer group, and print a line for each.
+
+    python tracker.py             what the group has not read yet, then each new order, until Ctrl-C
+    python tracker.py -e          to the end of the topic only
+    python tracker.py -g other    in another group, which begins with the first order
+
+An order is stored as read when its line is out: a crash may repeat it, never lose it.
+Exit status: 0 stopped or done, 1 a record was no order or Kafka can't be used, 2 wrong usage.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import reprlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+Order = dict[str, Any]
+
+CONFIG: dict[str, Any] = {
+    "bootstrap.servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
+    "group.id": "order-tracker",
+    # A group that has read nothing yet begins with the first order.
+    "auto.offset.reset": "earliest",
+    # follow() stores an offset after the order was handled; librdkafka would when it hands the order over.
+    "enable.auto.offset.store": False,
+    # A tracker that is there before the first order makes the topic by asking for it.
+    "allow.auto.create.topics": True,
+    # How many orders are fetched ahead. More would take memory and gain nothing.
+    "queued.min.messages": 10_000,
+    # librdkafka puts off its second connection by half of this: the default, 100, holds up the first order.
+    "reconnect.backoff.ms": 20,
+    # librdkafka logs each failed connection, up to 20 a second; error_report says it once.
+    "log_level": 2,
+    # How long to wait before fetching more once that many are there; the default, 1000, lets a fast tracker run dry.
+    "fetch.queue.backoff.ms": 10,
+}
+# The classic group protocol rather than `consumer` (KIP-848), where these two are the broker's to set, by default 5 s
+# and 45 s. Measured with Kafka 4.3.1, classic against consumer: a second tracker had its share after 1.0 s against
+# 5.1 s, that of a stopped one went over after 0.7 s against 4.6 s, and that of a killed one after 10 s against 48 s.
+CLASSIC: dict[str, Any] = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}
+CONNECT_LIMIT = 10  # seconds to find a broker and the topic
+CLOSE_LIMIT = 10  # seconds to commit and to leave the group
+STORE_INTERVAL = 1.0  # seconds until offsets are stored although more orders are at hand
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+
+decode = json.JSONDecoder().decode
+
+
+def from_json(data: bytes | None) -> Order:
+    """Return the order in a record's value; ValueError says why it holds none."""
+    if data is None:
+        raise ValueError("the record is empty (a tombstone)")
+    try:
+        order = decode(data.decode())
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+    if not isinstance(order, dict):
+        raise ValueError(f"an order must be a JSON object, got {reprlib.repr(order)}")
+    order_id, quantity = order.get("order_id"), order.get("quantity")
+    if not isinstance(order_id, str) or not UUID.fullmatch(order_id):
+        raise ValueError(f"order_id must be a UUID, got {reprlib.repr(order_id)}")
+    for field in ("user", "item"):
+        if not isinstance(order.get(field), str) or not order[field]:
+            raise ValueError(f"{field} must be non-empty text, got {reprlib.repr(order.get(field))}")
+    if type(quantity) is not int or quantity < 1:  # True is an int as well, but no quantity
+        raise ValueError(f"quantity must be a whole number of at least 1, got {reprlib.repr(quantity)}")
+    return order
+
+
+def printable(text: str) -> str:
+    """Return the text with an escape in place of each character that could drive a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def show(order: Order) -> None:
+    """Print the order."""
+    print(f"Message received: {printable(order['item'])} {order['quantity']} from {printable(order['user'])}")
+
+
+def follow(
+    config: dict[str, Any],
+    topic: str,
+    deserialize: Callable[[bytes | None], Order] = from_json,
+    handle: Callable[[Order], None] = show,
+    count: int | None = None,
+    until_end: bool = False,
+    stop: Sequence[int] = (),
+) -> int:
+    """Handle the orders of a topic until `stop` holds something, at most `count`; return how many records were none.
+
+    RuntimeError where Kafka can't be used, OSError where standard output is gone, and whatever `handle` raises: the
+    order at hand is not stored as read then.
+    """
+    orders = skipped = 0
+    handled: dict[int | None, Message] = {}  # by partition, the last record whose offset is still to be stored
+    unread: set[int | None] | None = None  # the partitions not at their end, None before the group has given us any
+    errors: dict[int, KafkaError] = {}
+
+    def on_assign(_: Consumer, partitions: list[TopicPartition]) -> None:
+        nonlocal unread
+        unread = (unread or set()) | {p.partition for p in partitions}
+
+    def on_revoke(_: Consumer, partitions: list[TopicPartition]) -> None:
+        nonlocal unread
+        store(consumer, handled)
+        unread = (unread or set()) - {p.partition for p in partitions} or None
+
+    consumer = Consumer({**config, "enable.partition.eof": until_end, "error_cb": partial(error_report, errors)})
+    try:
+        connect(consumer, config["bootstrap.servers"], topic, errors)
+        consumer.subscribe([topic], on_assign=on_assign, on_revoke=on_revoke)
+        print(f"Consumer is running & subscribed to {topic} topic", flush=True)
+        due = time.monotonic() + STORE_INTERVAL
+        while not stop and orders != count and not (until_end and unread == set()):
+            msg = consumer.poll(0 if handled else 0.5)
+            if msg is None:
+                store(consumer, handled)
+                if KafkaError._ALL_BROKERS_DOWN in errors:
+                    look_for_broker(consumer, topic, errors)
+            elif err := msg.error():
+                if err.code() == KafkaError._PARTITION_EOF and unread:
+                    unread.discard(msg.partition())
+                elif err.code() != KafkaError._PARTITION_EOF:
+                    consumer_error(err)
+            else:
+                if receive(msg, deserialize, handle):
+                    orders += 1
+                else:
+                    skipped += 1
+                handled[msg.partition()] = msg
+                if time.monotonic() > due:
+                    store(consumer, handled)
+                    due = time.monotonic() + STORE_INTERVAL
+        store(consumer, handled)
+    finally:
+        handled.clear()  # after an exception: what may not have been shown is not stored
+        close(consumer)
+    return skipped
+
+
+def receive(msg: Message, deserialize: Callable[[bytes | None], Order], handle: Callable[[Order], None]) -> bool:
+    """Handle the order in a record; return whether it held one."""
+    try:
+        order = deserialize(msg.value())
+    except ValueError as why:
+        place = f"kcat -C -t {msg.topic()} -p {msg.partition()} -o {msg.offset()} -c 1"
+        warn(f"Skipped {msg.topic()} [{msg.partition()}] @ {msg.offset()}: {why}. Look at it: {place}")
+        return False
+    handle(order)
+    return True
+
+
+def store(consumer: Consumer, handled: dict[int | None, Message]) -> None:
+    """Store the offsets of the handled records, once their lines are out.
+
+    librdkafka commits what is stored every 5 s, when a partition goes to another tracker, and in close().
+    """
+    if handled:
+        sys.stdout.flush()
+    for msg in handled.values():
+        try:
+            consumer.store_offsets(message=msg)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._STATE:  # the partition was lost: its new owner repeats the order
+                raise
+    handled.clear()
+
+
+def close(consumer: Consumer) -> None:
+    """Commit what is stored and leave the group, within CLOSE_LIMIT: without a broker close() alone takes minutes."""
+    closing = threading.Thread(target=consumer.close, daemon=True)
+    closing.start()
+    closing.join(CLOSE_LIMIT)
+    if closing.is_alive():
+        warn(f"Kafka did not answer for {CLOSE_LIMIT} s on leaving. The last orders may come again at the next start")
+
+
+def connect(consumer: Consumer, servers: str, topic: str, errors: dict[int, KafkaError]) -> None:
+    """Return when the topic is there, which asking for it creates; RuntimeError says why it can't be used."""
+    deadline = time.monotonic() + CONNECT_LIMIT
+    try:
+        while problem := consumer.list_topics(topic, timeout=CONNECT_LIMIT).topics[topic].error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Topic {topic} could not be used: {problem.str()}. Create it or check your rights")
+            time.sleep(0.02)
+    except KafkaException as error:
+        errors[KafkaError._ALL_BROKERS_DOWN] = error.args[0]
+        consumer.poll(0)  # runs error_report
+        if refusal := errors.get(KafkaError._AUTHENTICATION) or errors.get(KafkaError._SSL):
+            raise RuntimeError(f"{servers} refused the connection: {refusal.str()}. Check -F and -X") from None
+        raise RuntimeError(
+            f"No Kafka broker answered at {servers} within {CONNECT_LIMIT} s. Start one: docker-compose up -d"
+        ) from None
+
+
+def error_report(errors: dict[int, KafkaError], err: KafkaError) -> None:
+    """Keep the error under its code, and say once that an outage began; librdkafka itself goes on trying."""
+    if err.code() == KafkaError._ALL_BROKERS_DOWN and err.code() not in errors:
+        warn("Kafka became unreachable. Trying again; see that the broker runs")
+    errors[err.code()] = err
+
+
+def look_for_broker(consumer: Consumer, topic: str, errors: dict[int, KafkaError]) -> None:
+    """Say that the outage is over if a broker answers."""
+    with contextlib.suppress(KafkaException):
+        consumer.list_topics(topic, timeout=0.5)
+        errors.clear()
+        warn("Kafka answered again")
+
+
+def consumer_error(err: KafkaError) -> None:
+    """Say what happened and go on; RuntimeError where it can't be gone on."""
+    refusals = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
+    if err.fatal() or err.code() in refusals:
+        raise RuntimeError(
+            f"Kafka refused this tracker: {err.str()}. Check its rights and its group, then start it again"
+        )
+    warn(f"Kafka reported a problem: {err.str()}. Going on")
+
+
+def warn(line: str) -> None:
+    """Print the line to stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def with_progress(handle: Callable[[Order], None]) -> Callable[[Order], None]:
+    """Return `handle` with a count that is shown on stderr every second."""
+    count, shown = 0, time.monotonic()
+
+    def counted(order: Order) -> None:
+        nonlocal count, shown
+        handle(order)
+        count += 1
+        if time.monotonic() - shown > 1:
+            shown = time.monotonic()
+            print(f"{count:,} orders", end="\r", file=sys.stderr, flush=True)
+
+    return counted
+
+
+def properties(lines: Iterable[str]) -> dict[str, str]:
+    """Return the properties in lines of PROP=VALUE; ValueError where a line is something else."""
+    pairs = [line.partition("=") for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not all(name.strip() and equals for name, equals, _ in pairs):
+        raise ValueError("a property was not of the form PROP=VALUE")  # not which: it may be a password
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add_property = partial(add, dest="properties", action="append", default=[])
+    servers = partial(add_property, type="bootstrap.servers={}".format, metavar="HOST:PORT")
+    servers("-b", "--bootstrap-servers", help="brokers to begin with (KAFKA_BOOTSTRAP_SERVERS, else localhost:9092)")
+    add("-t", "--topic", default="orders", help="(orders)")
+    add_property("-g", "--group", type="group.id={}".format, metavar="GROUP", help="(order-tracker)")
+    add_property("-X", metavar="PROP=VALUE", help="any librdkafka property")
+    add("-F", dest="file", metavar="FILE", help="a file of such properties: the place for passwords")
+    add("-c", "--count", type=int, metavar="N", help="stop after N orders")
+    add("-e", "--exit", action="store_true", help="stop at the end of the topic")
+    add("-q", "--quiet", action="store_true", help="print no line per order")
+    return parser
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    deserialize: Callable[[bytes | None], Order] = from_json,
+    handle: Callable[[Order], None] = show,
+) -> int:
+    """Follow the topic of the command line; return the exit status, SystemExit with 2 for wrong usage."""
+    parser = command_line()
+    args = parser.parse_args(argv)
+    if args.count is not None and args.count < 1:
+        parser.error("--count must be above 0")
+    try:
+        file = open(args.file, encoding="utf-8") if args.file else ()
+        chosen = properties(file) | properties(args.properties)
+        classic = chosen.get("group.protocol", "classic") == "classic"
+        config = CONFIG | (CLASSIC if classic else {}) | chosen
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    stop: list[int] = []  # handlers that do no more than this can't cut poll() short, which would drop the order in it
+    for name in {"SIGINT", "SIGTERM", "SIGBREAK"}.intersection(dir(signal)):  # SIGBREAK: Ctrl-Break on Windows
+        signal.signal(getattr(signal, name), lambda number, _: stop.append(number))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that isn't UTF-8
+    handle = (lambda order: None) if args.quiet and handle is show else handle
+    if sys.stderr.isatty() and (args.quiet or not sys.stdout.isatty()):
+        handle = with_progress(handle)
+    try:
+        return 1 if follow(config, args.topic, deserialize, handle, args.count, args.exit, stop) else 0
+    except KafkaException as error:
+        parser.error(f"{error.args[0].str()} (-X or -F)")
+    except RuntimeError as error:
+        warn(str(error))
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush would fail too
+        warn(f"Standard output could not be written: {error}. Orders that were not shown come again at the next start")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
