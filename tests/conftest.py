@@ -1,0 +1,228 @@
+"""What the tests share: a real broker, and our scripts as processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broker import COMPOSE_FILE, ROOT, Broker, missing
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+LIMIT = 30  # seconds for whatever a test waits for; far more than it takes, since machines differ
+POLL = 0.02  # seconds between two looks at a condition
+NEW_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows can send Ctrl-Break to such a one only
+INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Let a skipped test fail where CI=true: there it would hide that something was not tested."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true":
+        report.outcome, report.longrepr = "failed", f"skipped although CI=true: {report.longrepr}"
+    return report
+
+
+def wait_until(condition: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
+    """Return what the condition returns as soon as it is true; AssertionError after `limit` seconds."""
+    deadline = time.monotonic() + limit
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"waited {limit} s for {what}"
+        time.sleep(POLL)
+    return result
+
+
+class Process:
+    """A running command and the lines that it has printed so far, in `out` and in `err`."""
+
+    def __init__(self, *command: str | Path, **options: Any) -> None:
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self.popen = subprocess.Popen(
+            command,
+            stdin=options.pop("stdin", subprocess.PIPE),
+            stdout=options.pop("stdout", subprocess.PIPE),
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            cwd=ROOT,
+            creationflags=NEW_GROUP,
+            env=os.environ | {"PYTHONIOENCODING": "utf-8"} | options.pop("env", {}),
+            **options,
+        )
+        streams = [(self.popen.stdout, self.out), (self.popen.stderr, self.err)]
+        self._readers = [threading.Thread(target=self._read, args=s, daemon=True) for s in streams if s[0]]
+        for reader in self._readers:
+            reader.start()
+
+    @staticmethod
+    def _read(stream: Any, lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line.removesuffix("\n"))
+
+    def __str__(self) -> str:
+        return f"\nstdout: {self.out[-20:]}\nstderr: {self.err[-20:]}"
+
+    def wait_for(self, text: str, limit: float = LIMIT, err: bool = False, times: int = 1) -> None:
+        """Return when so many lines with the text were printed; AssertionError with all output otherwise."""
+        lines = self.err if err else self.out
+
+        def seen() -> bool:
+            ended = not any(reader.is_alive() for reader in self._readers)
+            found = sum(text in line for line in list(lines)) >= times
+            assert found or not ended, f"ended without printing {text!r} {times} times{self}"
+            return found
+
+        wait_until(seen, f"{text!r}, {times} times{self}", limit)
+
+    def wait(self, limit: float = LIMIT) -> int:
+        """Return the exit status, when all output was read."""
+        try:
+            status = self.popen.wait(limit)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end within {limit} s{self}") from None
+        for reader in self._readers:
+            reader.join(LIMIT)
+        return status
+
+    def write(self, text: str) -> None:
+        self.popen.stdin.write(text)
+        self.popen.stdin.flush()
+
+    def stop(self, number: int = INTERRUPT, limit: float = LIMIT) -> int:
+        """Send the signal and return the exit status."""
+        self.popen.send_signal(number)
+        return self.wait(limit)
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.wait()
+
+
+def compose_command() -> list[str] | None:
+    """Return the Compose command of a Docker engine that answers, None without one."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and not subprocess.run([*command, "version"], capture_output=True).returncode:
+            engine = subprocess.run(["docker", "info"], capture_output=True)
+            return None if engine.returncode else command
+    return None
+
+
+@pytest.fixture(scope="session")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real broker: the one in KAFKA_BOOTSTRAP_SERVERS, else a Java process, else a container."""
+    if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        yield servers
+    elif not (lacking := missing()):
+        with Broker(tmp_path_factory.mktemp("broker")) as broker:
+            yield broker.bootstrap
+    elif compose := compose_command():
+        compose = [*compose, "-p", "orders-tests", "-f", str(COMPOSE_FILE)]
+        subprocess.run([*compose, "up", "-d"], check=True)
+        wait_until(lambda: answers("localhost:9092"), "the broker of docker-compose.yml", 120)
+        yield "localhost:9092"
+        subprocess.run([*compose, "down", "-v"], check=True)
+    else:
+        pytest.skip(f"no Kafka broker: install {lacking} or Docker, or set KAFKA_BOOTSTRAP_SERVERS")
+
+
+def answers(servers: str) -> bool:
+    """Return whether a broker answers there."""
+    with contextlib.suppress(KafkaException):
+        AdminClient({"bootstrap.servers": servers, "log_level": 0}).list_topics(timeout=5)
+        return True
+    return False
+
+
+@pytest.fixture
+def new_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """A function that starts a broker for one test alone, which may stop, freeze and restart it."""
+    if lacking := missing():
+        pytest.skip(f"no broker that a test may stop: install {lacking}")
+    with contextlib.ExitStack() as stack:
+
+        def start(**settings: object) -> Broker:
+            return stack.enter_context(Broker(tmp_path / uuid.uuid4().hex, settings=settings))
+
+        yield start
+
+
+@pytest.fixture
+def topic() -> str:
+    """The name of a topic, and of a group, that only this test uses."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """A function that starts a command as a Process, which is killed after the test if it still runs."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*command: str | Path, **options: Any) -> Process:
+            process = Process(*command, **options)
+            stack.callback(process.end)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def producer(start: Callable[..., Process], bootstrap: str, topic: str) -> Callable[..., Process]:
+    """A function that starts producer.py with this test's broker and topic; arguments given win over these."""
+    return partial(start, sys.executable, "producer.py", "-b", bootstrap, "-t", topic)
+
+
+@pytest.fixture
+def tracker(start: Callable[..., Process], bootstrap: str, topic: str) -> Callable[..., Process]:
+    """A function that starts tracker.py with this test's broker, topic and group; arguments given win over these."""
+    return partial(start, sys.executable, "tracker.py", "-b", bootstrap, "-t", topic, "-g", topic)
+
+
+def create_topic(bootstrap: str, topic: str, partitions: int = 1) -> None:
+    """Create the topic and return when it can be used."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic(topic, partitions)])[topic].result(LIMIT)
+    wait_until(lambda: len(admin.list_topics(topic, LIMIT).topics[topic].partitions) == partitions, "the topic")
+
+
+def put(bootstrap: str, topic: str, *values: bytes | None, **options: Any) -> None:
+    """Write records with these values, none of which need be an order."""
+    client = Producer({"bootstrap.servers": bootstrap})
+    for value in values:
+        client.produce(topic, value, **options)
+    assert client.flush(LIMIT) == 0
+
+
+def records(bootstrap: str, topic: str) -> list[Message]:
+    """Return what the topic holds, read without a group; within a partition in its order."""
+    client = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False})
+    found: list[Message] = []
+    for partition in client.list_topics(topic, LIMIT).topics[topic].partitions:
+        first, end = client.get_watermark_offsets(TopicPartition(topic, partition), LIMIT)
+        client.assign([TopicPartition(topic, partition, first)])
+        for _ in range(end - first):
+            found.append(client.poll(LIMIT))
+    client.close()
+    return found
+
+
+def committed(bootstrap: str, group: str, topic: str, partition: int = 0) -> int:
+    """Return the offset that the group has committed, -1001 for none."""
+    client = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
+    offset = client.committed([TopicPartition(topic, partition)], LIMIT)[0].offset
+    client.close()
+    return offset
