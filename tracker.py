@@ -48,7 +48,7 @@ CONFIG: dict[str, Any] = {
 # The classic group protocol rather than `consumer` (KIP-848), where these two are the broker's to set, by default 5 s
 # and 45 s. Measured with Kafka 4.3.1, classic against consumer: a second tracker had its share after 1.0 s against
 # 5.1 s, that of a stopped one went over after 0.7 s against 4.6 s, and that of a killed one after 10 s against 48 s.
-CLASSIC: dict[str, Any] = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}
+CLASSIC: dict[str, Any] = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 20_000}
 CONNECT_LIMIT = 10  # seconds to find a broker and the topic
 CLOSE_LIMIT = 10  # seconds to commit and to leave the group
 STORE_INTERVAL = 1.0  # seconds until offsets are stored although more orders are at hand
@@ -188,11 +188,12 @@ def close(consumer: Consumer) -> None:
 
 def connect(consumer: Consumer, servers: str, topic: str, errors: dict[int, KafkaError]) -> None:
     """Return when the topic is there, which asking for it creates; RuntimeError says why it can't be used."""
+    being_made = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
     deadline = time.monotonic() + CONNECT_LIMIT
     try:
         while problem := consumer.list_topics(topic, timeout=CONNECT_LIMIT).topics[topic].error:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"Topic {topic} could not be used: {problem.str()}. Create it or check your rights")
+            if problem.code() not in being_made or time.monotonic() > deadline:
+                raise RuntimeError(f"Topic {topic} can't be read: {problem.str()}. Create it or check your rights")
             time.sleep(0.02)
     except KafkaException as error:
         errors[KafkaError._ALL_BROKERS_DOWN] = error.args[0]

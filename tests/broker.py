@@ -79,7 +79,8 @@ class Broker:
     """One broker process: the image's own entry point, with the `environment:` of a Compose service.
 
     Every address becomes the loopback address and every volume a folder in `directory`. `free_ports` gives each port
-    of the file an unused one; `settings` are KAFKA_* variables that win over those of the file.
+    of the file an unused one; `settings` are KAFKA_* variables that win over those of the file, and `client` is what a
+    client needs beyond the address.
     """
 
     def __init__(
@@ -89,10 +90,12 @@ class Broker:
         service: str = "kafka",
         free_ports: bool = True,
         settings: dict[str, object] | None = None,
+        client: dict[str, str] | None = None,
     ) -> None:
         self.directory = directory.resolve()
         self.log = self.directory / "broker.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self._client = client or {}
         self._service = read_service(file, service)
         self._free_ports = free_ports
         self._ports: dict[str, int] = {}
@@ -141,7 +144,7 @@ class Broker:
         if setup.wait(START_LIMIT) and "already formatted" not in self._end_of_log():
             raise RuntimeError(f"Kafka could not be set up; the end of {self.log}:\n{self._end_of_log()}")
         self.process = self._run("kafka.Kafka", config / "server.properties")
-        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0, **self._client})
         deadline = time.monotonic() + START_LIMIT
         while self.process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(KafkaException):

@@ -55,7 +55,7 @@ class Process:
             command,
             stdin=options.pop("stdin", subprocess.PIPE),
             stdout=options.pop("stdout", subprocess.PIPE),
-            stderr=subprocess.PIPE,
+            stderr=options.pop("stderr", subprocess.PIPE),
             encoding="utf-8",
             cwd=ROOT,
             creationflags=NEW_GROUP,
@@ -155,8 +155,10 @@ def new_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
         pytest.skip(f"no broker that a test may stop: install {lacking}")
     with contextlib.ExitStack() as stack:
 
-        def start(**settings: object) -> Broker:
-            return stack.enter_context(Broker(tmp_path / uuid.uuid4().hex, settings=settings))
+        def start(client: dict[str, str] | None = None, **settings: object) -> Broker:
+            broker = Broker(tmp_path / uuid.uuid4().hex, settings=settings, client=client)
+            stack.callback(broker.kill)
+            return broker.start()
 
         yield start
 
