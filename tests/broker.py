@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -69,10 +70,15 @@ def fetch(version: str) -> Path:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that nobody uses now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Return a TCP port of the loopback address that nobody uses, now or when a broker on it restarts.
+
+    Hence below the range from which systems give out ports by themselves (from 32768 on Linux, 49152 elsewhere).
+    """
+    while True:
+        port = random.randrange(20_000, 32_768)  # noqa: S311
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 class Broker:
@@ -133,9 +139,14 @@ class Broker:
             )
 
     def start(self) -> Broker:
-        """Start the broker and return once it answers; RuntimeError with the end of its log where it does not."""
+        """Start the broker and return once it answers; RuntimeError says why it did not."""
+        for port in self._ports.values():
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    raise RuntimeError(f"Port {port} was taken. Stop what listens there, perhaps another broker")
         config = self.directory / "config"
         config.mkdir(parents=True, exist_ok=True)
+        self.log.unlink(missing_ok=True)
         for file in ("server.properties", "log4j2.yaml", "tools-log4j2.yaml"):  # the entry point wants them there
             (config / file).write_text("")
         folders = [word for kind in ("default", "mounted", "final") for word in (f"--{kind}-configs-dir", config)]
