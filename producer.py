@@ -110,12 +110,14 @@ def send(
             else:
                 text = to_json(order)
                 value = text if serialize is to_json else serialize(order)
-                produce(producer, topic, value, order["order_id"], partial(delivery_report, text), stop)
+                if not produce(producer, topic, value, order["order_id"], partial(delivery_report, text), stop):
+                    break
             producer.poll(0)  # runs the delivery reports that have come in
         finish(producer, stop)
         sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or each further print would fail as this did
+    except BaseException as error:
+        if isinstance(error, OSError):  # standard output is gone, and each further print would fail as this one did
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         finish(producer, stop)
         raise
     return unconfirmed
@@ -123,16 +125,22 @@ def send(
 
 def produce(
     producer: Producer, topic: str, value: bytes, key: str, report: Callable[..., None], stop: Sequence[int]
-) -> None:
-    """Hand the order to librdkafka, waiting for room where its queue is full; `report` hears of a refusal."""
+) -> bool:
+    """Hand the order to librdkafka, waiting for room where its queue is full; return whether more can be sent.
+
+    `report` hears of an order that was not taken.
+    """
     while True:
         try:
-            return producer.produce(topic, value, key, on_delivery=report)
+            producer.produce(topic, value, key, on_delivery=report)
+            return True
         except KafkaException as error:
-            return report(error.args[0], None)
+            report(error.args[0], None)
+            return bool(error.args[0].code() != KafkaError._FATAL)
         except BufferError:
             if stop:
-                return report(KafkaError(KafkaError._QUEUE_FULL), None)
+                report(KafkaError(KafkaError._QUEUE_FULL), None)
+                return False
             producer.poll(0.1)
 
 
@@ -182,7 +190,8 @@ def read_order(line: bytes) -> Order:
     record = json.loads(line.decode("utf-8-sig"))  # some editors put a byte order mark at the start of a file
     if not isinstance(record, dict):
         raise ValueError(f"an order must be a JSON object, got {reprlib.repr(record)}")
-    order = new_order(record.get("user"), record.get("item"), record.get("quantity"), record.get("order_id"))  # type: ignore
+    fields: Order = {name: record.get(name) for name in ("user", "item", "quantity", "order_id")}
+    order = new_order(**fields)
     order = {**order, **record, "order_id": order["order_id"]}
     to_json(order)  # a further field may be what JSON can't hold, such as NaN
     return order

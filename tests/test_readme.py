@@ -53,8 +53,11 @@ def test_the_examples_print_what_stands_below_them(new_broker, start):
 def test_every_command_of_the_readme_is_run_by_some_test():
     run_here = [command for command, _ in examples("") if not command.startswith(ELSEWHERE)]
     assert all(re.match(r"(echo '.*' \| )?python (producer|tracker)\.py", command) for command in run_here)
-    tests = "".join(file.read_text("utf-8") for file in (ROOT / "tests").glob("test_*.py"))
-    assert '"up"' in tests and '"down"' in tests and '"tests/broker.py"' in tests
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    (command, _), *_ = [e for e in examples("pip install") if "pytest" in e[0]]
+    assert f"\n{command}\n" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
 def test_the_set_up_line_works_word_by_word_but_for_the_engine(new_broker, start, tmp_path):
