@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = {
     # After this time an order is given up and reported as not confirmed.
     "delivery.timeout.ms": 120_000,
     # How many orders may wait in this process. More would take memory and gain nothing.
-    "queue.buffering.max.messages": 10_000,
+    "queue.buffering.max.messages": 5_000,
     # librdkafka puts off its second connection by half of this: the default, 100, holds up the first order.
     "reconnect.backoff.ms": 20,
     # librdkafka logs each failed connection, up to 20 a second; error_report says it once.

@@ -1,0 +1,439 @@
+"""Measure the pair beside other Kafka clients, and print one Markdown table.
+
+    python -m pip install -r tests/requirements-benchmark.txt     and Debian's kcat
+    python tests/benchmark.py                                     some seven minutes on a quiet machine with 2 cores
+    python tests/benchmark.py --rounds 1 --orders 10000           a quick look
+
+All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS. Each round measures everything in turn, so that a machine
+that slows down does so for all. What is not installed is shown as that. Runs on Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib.util
+import inspect
+import itertools
+import json
+import os
+import platform
+import queue
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import confluent_kafka
+from broker import COMPOSE_FILE, HOME, JAVA, ROOT, Broker, fetch, image_version, missing, read_service
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+Row = tuple[str, str, "float | None"]  # section, what was measured, its figure: None where it is not installed
+VERSION = image_version(read_service(COMPOSE_FILE, "kafka"))
+RUN = f"benchmark-{uuid.uuid4().hex[:8]}"  # what its topics and groups begin with
+LIMIT = 60  # seconds for one answer or one order
+REPEATS = 5  # in each round, of what takes less than a second
+PACED, RATE = 500, 100  # orders whose latency is taken, orders a second
+KEY = "123e4567-e89b-12d3-a456-426614174000"
+VALUE = json.dumps({"order_id": KEY, "user": "john", "item": "burger", "quantity": 5})
+NOTES = f"""
+Medians (lowest to highest). The last column divides the first row of its section, ours, by the row. Rates are those of
+whole processes, from start to end, whose output goes to a file.
+
+- One order: from the start of a process to its last line, read from a pipe, PYTHONUNBUFFERED for all; on a topic that
+  is there. The import prints nothing, and counts as a whole process.
+- Producers: acks=all, one partition; idempotent, except kcat and where a row says so.
+- Bare loops: confluent-kafka, the same lines. They check no order, handle neither signals nor outages, and flush at
+  their end; with auto store an offset is stored before its order is printed. "10 ms": fetch.queue.backoff.ms as ours.
+- kcat: C. Sends and prints ready bytes: no UUID, no JSON, no receipts; reads without a group.
+- kafka-producer-perf-test: JVM. Random bytes of the size of key and value, no receipts. Batches of 100 kB.
+- kafka-console-consumer: JVM. Prints bytes without parsing them; auto commit.
+- aiokafka, kafka-python: as the bare loops with auto store. Batches of 100 kB, faster than their default.
+- Latency: from before produce() in another process, linger.ms 0, to the line; {PACED} orders, {RATE} a second.
+- Tracker first: it has made the topic and joins a new group; from an order's delivery report to its line.
+- Memory: the most that was resident, the largest number of orders over the smallest.
+"""
+
+
+# The peers. Each runs in a process that holds json, sys, uuid and the function alone: see peer().
+
+
+def bare_producer(servers: str, topic: str, count: str, *properties: str) -> None:
+    """Produce orders with confluent-kafka."""
+    from confluent_kafka import Producer
+
+    def report(err, msg):
+        print(f"Message delivered {msg.value().decode()}" if err is None else f"Failed: {err}")
+
+    producer = Producer({"bootstrap.servers": servers, **dict(p.split("=") for p in properties)})
+    for _ in range(int(count)):
+        order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
+        value = json.dumps(order).encode()
+        while True:
+            try:
+                producer.produce(topic, value, order["order_id"], on_delivery=report)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
+    producer.flush()
+
+
+def aiokafka_producer(servers: str, topic: str, count: str) -> None:
+    """Produce orders with aiokafka."""
+    import asyncio
+
+    from aiokafka import AIOKafkaProducer
+
+    async def produce():
+        options = {"acks": "all", "enable_idempotence": True, "linger_ms": 5, "max_batch_size": 100_000}
+        async with AIOKafkaProducer(bootstrap_servers=servers, **options) as producer:
+            for _ in range(int(count)):
+                order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
+                value = json.dumps(order).encode()
+                sent = await producer.send(topic, value, order["order_id"].encode())
+                sent.add_done_callback(lambda s, v=value: s.result() and print(f"Message delivered {v.decode()}"))
+
+    asyncio.run(produce())
+
+
+def kafka_python_producer(servers: str, topic: str, count: str) -> None:
+    """Produce orders with kafka-python."""
+    from kafka import KafkaProducer
+
+    options = {"acks": "all", "enable_idempotence": True, "linger_ms": 5, "batch_size": 100_000}
+    producer = KafkaProducer(bootstrap_servers=servers, **options)
+    for _ in range(int(count)):
+        order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
+        value = json.dumps(order).encode()
+        sent = producer.send(topic, value, order["order_id"].encode())
+        sent.add_callback(lambda _, v=value: print(f"Message delivered {v.decode()}"))
+    producer.close()
+
+
+def bare_tracker(servers: str, topic: str, group: str, count: str, *properties: str) -> None:
+    """Print orders that confluent-kafka reads."""
+    from confluent_kafka import Consumer
+
+    config = {"bootstrap.servers": servers, "group.id": group, "auto.offset.reset": "earliest"}
+    config.update(p.split("=") for p in properties)
+    store_each = config.get("enable.auto.offset.store") == "false"
+    consumer = Consumer(config)
+    consumer.subscribe([topic])
+    orders = 0
+    while orders < int(count):
+        msg = consumer.poll(1)
+        if msg is None or msg.error():
+            continue
+        order = json.loads(msg.value())
+        print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
+        if store_each:
+            consumer.store_offsets(msg)
+        orders += 1
+    consumer.close()
+
+
+def aiokafka_tracker(servers: str, topic: str, group: str, count: str) -> None:
+    """Print orders that aiokafka reads."""
+    import asyncio
+
+    from aiokafka import AIOKafkaConsumer
+
+    async def track():
+        options = {"group_id": group, "auto_offset_reset": "earliest"}
+        async with AIOKafkaConsumer(topic, bootstrap_servers=servers, **options) as consumer:
+            orders = 0
+            while orders < int(count):
+                for messages in (await consumer.getmany(timeout_ms=1000)).values():
+                    for order in map(json.loads, [msg.value for msg in messages]):
+                        print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
+                    orders += len(messages)
+
+    asyncio.run(track())
+
+
+def kafka_python_tracker(servers: str, topic: str, group: str, count: str) -> None:
+    """Print orders that kafka-python reads."""
+    from kafka import KafkaConsumer
+
+    options = {"group_id": group, "auto_offset_reset": "earliest", "max_poll_records": 5000}
+    consumer = KafkaConsumer(topic, bootstrap_servers=servers, **options)
+    orders = 0
+    while orders < int(count):
+        for messages in consumer.poll(timeout_ms=1000).values():
+            for order in map(json.loads, [msg.value for msg in messages]):
+                print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
+            orders += len(messages)
+    consumer.close()
+
+
+def peak_memory(*command: str) -> None:
+    """Run the command and print its peak memory in bytes; a child inherits its parent's peak, so this one is small."""
+    import resource
+    import subprocess
+
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+
+
+# The commands that are compared, by the names of their rows; ours comes first.
+
+
+@functools.cache
+def source(function: Callable[..., None]) -> str:
+    """Return a script that calls the function with its arguments."""
+    return f"import json, sys, uuid\n{inspect.getsource(function)}\n{function.__name__}(*sys.argv[1:])"
+
+
+def peer(function: Callable[..., None], *arguments: object) -> list[str]:
+    """Return the command that calls the function in a process of its own."""
+    return [sys.executable, "-c", source(function), *map(str, arguments)]
+
+
+def ours(script: str, servers: str, topic: str, count: int, *options: str) -> list[str]:
+    """Return the command for producer.py or tracker.py."""
+    return [sys.executable, str(ROOT / script), "-b", servers, "-t", topic, "-c", str(count), *options]
+
+
+def java(arguments: str) -> list[str]:
+    """Return the command for one of Kafka's own tools."""
+    return [JAVA, "-cp", f"{HOME / 'jars' / VERSION}/*", *f"org.apache.kafka.tools.{arguments}".split()]
+
+
+def producers(servers: str, topic: str, count: int, lines: Path) -> dict[str, list[str]]:
+    """Return the commands that send orders; kcat takes them from the lines."""
+    perf = f"ProducerPerformance --bootstrap-server {servers} --topic {topic} --num-records {count} --throughput -1"
+    perf += f" --record-size {len(KEY + VALUE)} --command-property acks=all enable.idempotence=true batch.size=100000"
+    return {
+        "producer.py": ours("producer.py", servers, topic, count),
+        "bare loop": peer(bare_producer, servers, topic, count, "enable.idempotence=true"),
+        "bare loop, not idempotent": peer(bare_producer, servers, topic, count),
+        "kcat": [*f"kcat -P -b {servers} -t {topic} -K: -l".split(), str(lines)],
+        "kafka-producer-perf-test": java(perf),
+        "aiokafka": peer(aiokafka_producer, servers, topic, count),
+        "kafka-python": peer(kafka_python_producer, servers, topic, count),
+    }
+
+
+def trackers(servers: str, topic: str, count: int) -> dict[str, list[str]]:
+    """Return the commands that read orders, each in a new group."""
+    group = f"{RUN}-{uuid.uuid4().hex[:8]}"
+    console = f"consumer.ConsoleConsumer --bootstrap-server {servers} --topic {topic} --from-beginning"
+    auto, each, ten = "enable.auto.offset.store=true", "enable.auto.offset.store=false", "fetch.queue.backoff.ms=10"
+    return {
+        "tracker.py": ours("tracker.py", servers, topic, count, "-g", f"{group}-1"),
+        "bare loop, auto store": peer(bare_tracker, servers, topic, f"{group}-2", count, auto),
+        "bare loop, auto store, 10 ms": peer(bare_tracker, servers, topic, f"{group}-3", count, auto, ten),
+        "bare loop, store_offsets each": peer(bare_tracker, servers, topic, f"{group}-4", count, each),
+        "bare loop, store_offsets each, 10 ms": peer(bare_tracker, servers, topic, f"{group}-5", count, each, ten),
+        "kcat": f"kcat -C -b {servers} -t {topic} -o beginning -c {count} -q".split(),
+        "kafka-console-consumer": java(f"{console} --group {group}-6 --max-messages {count}"),
+        "aiokafka": peer(aiokafka_tracker, servers, topic, f"{group}-7", count),
+        "kafka-python": peer(kafka_python_tracker, servers, topic, f"{group}-8", count),
+    }
+
+
+@functools.cache
+def absent() -> set[str]:
+    """Return the names of the rows whose client is not installed."""
+    has_java, module = not missing(), importlib.util.find_spec
+    found: dict[str, object] = {
+        "kcat": shutil.which("kcat"),
+        "aiokafka": module("aiokafka"),
+        "kafka-python": module("kafka"),
+    }
+    found |= {"kafka-producer-perf-test": has_java, "kafka-console-consumer": has_java}
+    return {name for name, there in found.items() if not there}
+
+
+# The measurements.
+
+
+@contextlib.contextmanager
+def running(command: list[str], stdout: int = subprocess.PIPE, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command, and after the block wait for its end; RuntimeError with its stderr where it failed."""
+    with tempfile.TemporaryFile() as err:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=err, env=os.environ | env)
+        try:
+            yield child
+            status = child.wait()
+        finally:
+            child.kill()
+        err.seek(0)
+        if status:
+            raise RuntimeError(f"{command} ended with {status}: {err.read().decode(errors='replace')}")
+
+
+def new_topic(servers: str) -> str:
+    """Return the name of a topic with one partition, made for this run."""
+    admin, topic = AdminClient({"bootstrap.servers": servers, "log_level": 2}), f"{RUN}-{uuid.uuid4().hex[:8]}"
+    admin.create_topics([NewTopic(topic, 1)])[topic].result(LIMIT)
+    return topic
+
+
+def rate(command: list[str], orders: int, lines: int) -> float:
+    """Return how many orders a second the command had done from its start to its end; it has to print the lines."""
+    with tempfile.TemporaryFile() as out:
+        start = time.perf_counter()
+        with running(command, out.fileno()):
+            pass
+        seconds = time.perf_counter() - start
+        out.seek(0)
+        assert sum(1 for _ in out) >= lines, f"{command} printed fewer than {lines} lines"
+    return orders / seconds
+
+
+def start_up(servers: str, topic: str, line: Path) -> Iterator[Row]:
+    """Yield the times to the last line and to the end of a process that sends one order."""
+    commands = producers(servers, topic, 1, line)
+    commands = {name: commands[name] for name in ("producer.py", "bare loop", "bare loop, not idempotent", "kcat")}
+    commands["`import confluent_kafka`"] = [sys.executable, "-c", "import confluent_kafka"]
+    for name, command in commands.items():
+        start = printed = time.perf_counter()
+        if name not in absent():
+            with running(command, PYTHONUNBUFFERED="1") as child:
+                for _ in child.stdout or ():
+                    printed = time.perf_counter()
+        end = time.perf_counter()
+        if name != "kcat":  # prints nothing, as the import does, which is a yardstick for both times
+            yield "One order, start to delivered, ms", name, ((end if "import" in name else printed) - start) * 1000
+        yield "One order, whole process, ms", name, None if name in absent() else (end - start) * 1000
+
+
+def bulk(servers: str, tracked: str, orders: int, lines: Path) -> Iterator[Row]:
+    """Yield the rates of producers and of trackers."""
+    topic, silent = new_topic(servers), ("kcat", "kafka-producer-perf-test")
+    for name, command in producers(servers, topic, orders, lines).items():
+        figure = None if name in absent() else rate(command, orders, 0 if name in silent else orders)
+        yield f"Producing {orders:,} orders, orders/s", name, figure
+    end = Consumer({"bootstrap.servers": servers, "group.id": RUN}).get_watermark_offsets(TopicPartition(topic, 0))[1]
+    expected = orders * len(producers(servers, topic, orders, lines).keys() - absent())
+    assert end >= expected, f"{end} of {expected} orders arrived"
+    for name, command in trackers(servers, tracked, orders).items():
+        figure = None if name in absent() else rate(command, orders, orders)
+        yield f"Tracking {orders:,} orders, orders/s", name, figure
+
+
+def latencies(servers: str, topic: str, command: list[str], **env: str) -> list[float]:
+    """Return the milliseconds from before produce() to the tracker's line, for PACED orders after a first one."""
+    producer = Producer({"bootstrap.servers": servers, "linger.ms": 0, "log_level": 2})
+    arrivals: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def read(lines: IO[bytes]) -> None:
+        for line in lines:
+            if line.startswith(b"Message received"):
+                arrivals.put(time.perf_counter())
+
+    with running(command, **env) as child:
+        threading.Thread(target=read, args=[child.stdout], daemon=True).start()
+        producer.produce(topic, VALUE, KEY)
+        producer.flush(LIMIT)
+        arrivals.get(timeout=LIMIT)
+        sent, start = [], time.perf_counter()
+        for number in range(PACED):
+            time.sleep(max(0, start + number / RATE - time.perf_counter()))
+            sent.append(time.perf_counter())
+            producer.produce(topic, VALUE, KEY)
+            producer.poll(0)
+        producer.flush(LIMIT)
+        return [(arrivals.get(timeout=LIMIT) - moment) * 1000 for moment in sent]
+
+
+def latency(servers: str) -> Iterator[Row]:
+    """Yield two percentiles of the latency; a line of the bare loop is flushed by PYTHONUNBUFFERED."""
+    for name, env in {"tracker.py": {}, "bare loop, auto store": {"PYTHONUNBUFFERED": "1"}}.items():
+        topic = new_topic(servers)
+        command = trackers(servers, topic, PACED + 1)[name]
+        percentiles = statistics.quantiles(latencies(servers, topic, command, **env), n=100)
+        yield "Latency, p50, ms", name, percentiles[49]
+        yield "Latency, p99, ms", name, percentiles[98]
+
+
+def tracker_first(servers: str, pause: int) -> Iterator[Row]:
+    """Yield the time from delivery to line, of an order so many seconds after a tracker has made the topic."""
+    topic, delivered = f"{RUN}-{uuid.uuid4().hex[:8]}", []
+    producer = Producer({"bootstrap.servers": servers, "log_level": 2})
+    with running(trackers(servers, topic, 1)["tracker.py"]) as child:
+        child.stdout.readline()
+        producer.list_topics(topic, LIMIT)
+        time.sleep(pause)
+        producer.produce(topic, VALUE, KEY, on_delivery=lambda *_: delivered.append(time.perf_counter()))
+        producer.flush(LIMIT)
+        child.stdout.readline()
+        figure = (time.perf_counter() - delivered[0]) * 1000
+    yield f"Tracker first, order {pause} s after its ready line, delivered to line, ms", "tracker.py", figure
+
+
+def memory(servers: str, orders: int) -> Iterator[Row]:
+    """Yield the peak memory of the pair with many orders and with few."""
+    for count in (orders * 5, orders // 20 or 1):
+        topic = new_topic(servers)
+        for script in ("producer.py", "tracker.py"):
+            options = ["-g", topic] if script == "tracker.py" else []
+            with running(peer(peak_memory, *ours(script, servers, topic, count, *options))) as child:
+                yield f"Peak memory of {script}, MB", f"{count:,} orders", int(child.stdout.read()) / 1e6
+
+
+def table(figures: dict[str, dict[str, list[float | None]]]) -> Iterator[str]:
+    """Yield the lines of the Markdown table."""
+    yield from ("| | figure | ours ÷ this |", "|---|--:|--:|")
+    for section, rows in figures.items():
+        yield f"| **{section}** | | |"
+        first = 0.0
+        for name, values in rows.items():
+            if known := [value for value in values if value is not None]:
+                median = statistics.median(known)
+                digits = 0 if median >= 1000 else 1 if median >= 10 else 2
+                low, middle, high = (f"{value:,.{digits}f}" for value in (min(known), median, max(known)))
+                yield f"| {name} | {middle} ({low} to {high}) | {f'{first / median:.2f}' if first else ''} |"
+                first = first or median
+            else:
+                yield f"| {name} | not installed | |"
+
+
+def main() -> int:
+    """Print the table; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often everything is measured (5)")
+    parser.add_argument("--orders", type=int, default=200_000, metavar="N", help="orders of a bulk (200000)")
+    args = parser.parse_args()
+    if missing() and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        parser.exit(1, f"No broker can be started here. Install {missing()}, or set KAFKA_BOOTSTRAP_SERVERS\n")
+    figures: dict[str, dict[str, list[float | None]]] = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or stack.enter_context(Broker(folder / "broker")).bootstrap
+        if not missing():
+            fetch(VERSION)
+        one, lines, tracked = folder / "one", folder / "lines", new_topic(servers)
+        one.write_text(f"{KEY}:{VALUE}\n")
+        lines.write_text(f"{KEY}:{VALUE}\n" * args.orders)
+        rate(ours("producer.py", servers, tracked, args.orders), args.orders, args.orders)
+        for number in range(1, args.rounds + 1):
+            rows = [start_up(servers, tracked, one) for _ in range(REPEATS)]
+            rows += [bulk(servers, tracked, args.orders, lines), latency(servers)]
+            rows += [tracker_first(servers, pause) for _ in range(REPEATS) for pause in (0, 1)]
+            for section, name, figure in itertools.chain(*rows, memory(servers, args.orders)):
+                figures.setdefault(section, {}).setdefault(name, []).append(figure)
+                print(f"{number}/{args.rounds} {section}: {name} {figure}", file=sys.stderr)
+        admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
+        made = [topic for topic in admin.list_topics(timeout=LIMIT).topics if topic.startswith(RUN)]
+        for deleted in admin.delete_topics(made).values():
+            deleted.result(LIMIT)
+    versions = f"Python {platform.python_version()}, confluent-kafka {confluent_kafka.__version__}"
+    print(f"{platform.platform()}, {os.cpu_count()} cores, {versions}, {args.rounds} rounds on one broker\n")
+    print(*table(figures), NOTES, sep="\n", end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""The benchmark runs and measures; its figures are for people, and no test judges them."""
+
+import sys
+
+
+def test_the_benchmark_prints_a_table_with_a_figure_for_the_pair_in_every_section(start, bootstrap):
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap}
+    measuring = start(sys.executable, "tests/benchmark.py", "--rounds", "1", "--orders", "200", env=environment)
+    assert measuring.wait(150) == 0, measuring
+    rows = [line.split(" | ") for line in measuring.out if line.startswith("| ")]
+    ours = [row for row in rows if row[0] in ("| producer.py", "| tracker.py", "| 1,000 orders", "| 10 orders")]
+    assert len(ours) >= 10
+    assert all(float(row[1].split(" ")[0].replace(",", "")) > 0 for row in ours)
