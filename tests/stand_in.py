@@ -1,0 +1,144 @@
+"""The image for tests of a Compose file: Kafka's official one, or a stand-in for it where that can't be pulled.
+
+    KAFKA_IMAGE=$(python tests/stand_in.py) docker-compose up -d
+
+The stand-in is Debian's Java with Kafka's jars from Maven Central. In what a Compose file can see it is like the
+official image: start command, folders, user, volumes, port and kafka-topics.sh. Making it takes root and a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from broker import COMPOSE_FILE, fetch, image_version, missing, read_service
+
+ANSWER_LIMIT = 20  # seconds that a registry gets for its first answer
+
+DOCKERFILE = """
+FROM {base}
+COPY libs /opt/kafka/libs
+COPY bin /opt/kafka/bin
+RUN useradd --uid 1000 appuser \\
+ && mkdir -p /etc/kafka/docker /etc/kafka/secrets /mnt/shared/config /opt/kafka/config /var/lib/kafka/data \\
+ && cd /opt/kafka/config && touch server.properties log4j2.yaml tools-log4j2.yaml && cp * /etc/kafka/docker \\
+ && chown -R appuser /etc/kafka /mnt/shared/config /opt/kafka/config /var/lib/kafka
+USER appuser
+EXPOSE 9092
+VOLUME ["/etc/kafka/secrets", "/var/lib/kafka/data", "/mnt/shared/config"]
+CMD ["/opt/kafka/bin/start.sh"]
+"""
+
+# Java takes the place of the shell: the signals of `docker stop` and `docker kill` are meant for the broker.
+START = """#!/bin/sh
+result=$(java -cp '/opt/kafka/libs/*' kafka.docker.KafkaDockerWrapper setup --default-configs-dir /etc/kafka/docker \\
+    --mounted-configs-dir /mnt/shared/config --final-configs-dir /opt/kafka/config 2>&1) ||
+    case $result in
+        *"already formatted"*) ;;
+        *) echo "$result"; exit 1 ;;
+    esac
+exec java -Xmx1g -Dlog4j2.level=INFO -cp '/opt/kafka/libs/*' kafka.Kafka /opt/kafka/config/server.properties
+"""
+
+TOPICS = """#!/bin/sh
+exec java -Xmx256m -cp '/opt/kafka/libs/*' org.apache.kafka.tools.TopicCommand "$@"
+"""
+
+
+def image(file: Path = COMPOSE_FILE, service: str = "kafka") -> str:
+    """Return the name of an image that is there: the one that the service names, otherwise the stand-in for it.
+
+    RuntimeError says what to install where neither can be had.
+    """
+    description = read_service(file, service)
+    official, version = description["image"], image_version(description)
+    base = f"orders-tests/java:{debian_release()}"
+    if exists(official) or (not exists(base) and pull(official)):
+        return official
+    if lacking := missing_here():
+        raise RuntimeError(f"{official} can't be pulled, and a stand-in for it needs {lacking}")
+    if not exists(base):
+        make_base(base)
+    return make_stand_in(f"orders-tests/kafka-stand-in:{version}", base, version)
+
+
+def exists(name: str) -> bool:
+    """Return whether the Docker engine has an image of this name."""
+    return not subprocess.run(["docker", "image", "inspect", name], capture_output=True).returncode
+
+
+def pull(name: str) -> bool:
+    """Return whether the image could be pulled; a registry that doesn't answer is not waited for long."""
+    with subprocess.Popen(["docker", "pull", name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        silence = threading.Timer(ANSWER_LIMIT, process.kill)
+        silence.start()
+        process.stdout.readline()  # printed when the registry has answered; the layers may take their time
+        silence.cancel()
+        process.communicate()
+    return not process.returncode
+
+
+def debian_release() -> str:
+    """Return the code name of this machine's Linux release, "unknown" where it has none."""
+    try:
+        return platform.freedesktop_os_release()["VERSION_CODENAME"]
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def missing_here() -> str | None:
+    """Return what to install before a stand-in can be made here, None if it is all there."""
+    if not hasattr(os, "geteuid") or os.geteuid():
+        return "root on Debian"
+    if not shutil.which("debootstrap"):
+        return "debootstrap (Debian: apt-get install debootstrap)"
+    return missing()
+
+
+def mirror() -> list[str]:
+    """Return the address that apt has for this release in a list, which is empty where debootstrap has to know it."""
+    wanted = ["Created-By: Packages", f"Codename: {debian_release()}"]
+    found = subprocess.run(["apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted], capture_output=True)
+    return found.stdout.decode().split()[:1]
+
+
+def make_base(name: str) -> None:
+    """Make an image of Debian with Java; it takes most of the time, and serves every version of Kafka."""
+    print(f"Making {name} with debootstrap, once", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as root:
+        java = ["--variant=minbase", "--include=default-jre-headless"]
+        run("debootstrap", *java, debian_release(), root, *mirror())
+        archive = ["tar", "-C", root, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "-c", "."]
+        with subprocess.Popen(archive, stdout=subprocess.PIPE) as tar:
+            run("docker", "import", "-", name, stdin=tar.stdout)
+
+
+def make_stand_in(name: str, base: str, version: str) -> str:
+    """Return the name of the stand-in; where nothing in it has changed, Docker has it made already."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = Path(folder)
+        shutil.copytree(fetch(version), context / "libs")
+        (context / "bin").mkdir()
+        for file, text in [("start.sh", START), ("kafka-topics.sh", TOPICS)]:
+            (context / "bin" / file).write_text(text)
+            (context / "bin" / file).chmod(0o755)
+        (context / "Dockerfile").write_text(DOCKERFILE.format(base=base))
+        run("docker", "build", "-t", name, folder)
+    return name
+
+
+def run(*command: str, stdin: object = None) -> None:
+    """Run a command in silence; RuntimeError with the end of its output where it failed."""
+    done = subprocess.run(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n" + "\n".join(done.stdout.splitlines()[-15:]))
+
+
+if __name__ == "__main__":
+    print(image())

@@ -1,0 +1,190 @@
+"""docker-compose.yml in a real Docker engine, from `up` to `down`, with each Compose command that is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import stand_in
+from broker import COMPOSE_FILE, ROOT
+from confluent_kafka.admin import AdminClient
+from conftest import create_topic, wait_until
+
+PROJECT = "orders-tests-compose"  # not the name that the project's folder gives: that volume holds someone's orders
+HEALTH_LIMIT = 180  # seconds; three failed healthchecks, 20 s from one to the next, are a minute
+
+# The first test may have to make the image, and a frozen broker is given up after a minute only.
+pytestmark = pytest.mark.timeout(600)
+
+
+def run(*command: str, **options: Any) -> str:
+    """Return what the command printed on stdout; AssertionError with all its output where it failed."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def succeeds(*command: str) -> bool:
+    """Return whether the command is installed and exits with 0."""
+    return bool(shutil.which(command[0])) and not subprocess.run(command, capture_output=True).returncode
+
+
+class Project:
+    """docker-compose.yml under a project name of the tests, run by one of the Compose commands."""
+
+    def __init__(self, command: str, image: str) -> None:
+        self.command, self.image = command.split(), image
+        self.options = ["-d", "--wait"] if command == "docker compose" else ["-d"]
+
+    def compose(self, *arguments: str, **variables: str) -> str:
+        """Return what the Compose command printed; of KAFKA_* variables it sees the given ones only."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
+        environment = inherited | {"KAFKA_IMAGE": self.image} | variables
+        return run(*self.command, "-p", PROJECT, "-f", str(COMPOSE_FILE), *arguments, env=environment)
+
+    def up(self, **variables: str) -> None:
+        """Start the broker, or replace it where a variable has changed, and return when it is healthy."""
+        self.compose("up", *self.options, **variables)
+        self.wait_for("healthy")
+
+    def down(self, *options: str) -> None:
+        """Stop the broker and remove what `down` does, and the unnamed volumes, which it leaves behind."""
+        mounts = self.inspect("{{range .Mounts}}{{.Name}} {{end}}").split() if self.container() else []
+        self.compose("down", *options)
+        assert not self.container()
+        for name in mounts:
+            if not name.startswith(PROJECT):
+                run("docker", "volume", "rm", "-f", name)
+
+    def container(self) -> str:
+        """Return the id of the broker's container, "" for none."""
+        return self.compose("ps", "-q", "kafka")
+
+    def inspect(self, template: str) -> str:
+        return run("docker", "inspect", "-f", template, self.container())
+
+    def wait_for(self, health: str) -> None:
+        """Return when the broker's healthcheck says so: starting, healthy or unhealthy."""
+        ask = ["docker", "inspect", "-f", "{{.State.Health.Status}}", self.container()]
+        wait_until(lambda: run(*ask) == health, f"a broker that is {health}", HEALTH_LIMIT)
+
+
+COMMANDS = [name for name in ("docker-compose", "docker compose") if succeeds(*name.split(), "version")]
+
+
+@pytest.fixture(scope="module", params=COMMANDS or [None])
+def command(request: pytest.FixtureRequest) -> str:
+    """Each Compose command that is installed: version 1 has a hyphen, version 2 is a plugin of docker."""
+    return request.param or pytest.skip("no Compose command: install Docker (Debian: docker.io docker-compose)")
+
+
+@pytest.fixture(scope="module")
+def project(command: str) -> Iterator[Project]:
+    """The broker of docker-compose.yml, started and healthy."""
+    if not succeeds("docker", "info"):
+        pytest.skip("no Docker engine answers: install Docker (Debian: docker.io), start it, and be allowed to use it")
+    try:
+        project = Project(command, stand_in.image())
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    project.down("-v")  # what an earlier run may have left when it was killed
+    if connects("localhost"):
+        pytest.skip("another program uses port 9092: stop it (docker-compose down)")
+    try:
+        project.up()
+        yield project
+    finally:
+        project.down("-v")
+
+
+@pytest.fixture(scope="module")
+def bootstrap(project: Project) -> str:
+    """The address that people use: the fixtures `tracker` and `producer` send their scripts there."""
+    return "localhost:9092"
+
+
+def connects(host: str) -> bool:
+    """Return whether something listens on port 9092 of this address."""
+    try:
+        socket.create_connection((host, 9092), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def partitions(bootstrap: str, topic: str) -> int:
+    return len(AdminClient({"bootstrap.servers": bootstrap}).list_topics(topic, 10).topics[topic].partitions)
+
+
+def test_compose_accepts_the_file_without_a_warning(command):
+    done = subprocess.run([*command.split(), "-f", COMPOSE_FILE, "config", "-q"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_order_goes_from_producer_to_tracker_on_the_host(producer, tracker, topic):
+    tracking = tracker()
+    tracking.wait_for(f"Consumer is running & subscribed to {topic} topic")
+    assert producer().wait() == 0
+    tracking.wait_for("Message received: burger 5 from john")
+    assert tracking.stop() == 0
+
+
+def test_a_client_in_the_compose_network_reaches_the_broker(project, bootstrap, topic):
+    create_topic(bootstrap, topic)
+    tool = ["/opt/kafka/bin/kafka-topics.sh", "--bootstrap-server", "kafka:19092", "--list"]
+    listed = run("docker", "run", "--rm", "--network", f"{PROJECT}_default", project.image, *tool)
+    assert topic in listed.splitlines()
+
+
+def test_the_port_answers_on_loopback_only(project):
+    assert run("docker", "port", project.container()) == "9092/tcp -> 127.0.0.1:9092"
+    gateways = project.inspect("{{range .NetworkSettings.Networks}}{{.Gateway}} {{end}}").split()
+    # This machine's own addresses; `hostname -I` is Linux's, elsewhere the engine runs in a machine of its own.
+    own = subprocess.run(["hostname", "-I"], capture_output=True, text=True).stdout.split()
+    assert connects("127.0.0.1")
+    assert [address for address in gateways + own if connects(address)] == []
+
+
+def test_the_orders_are_in_the_named_volume(project, producer, topic):
+    assert producer().wait() == 0
+    volume = f"{PROJECT}_kafka_kraft:/orders:ro"
+    files = run(
+        "docker", "run", "--rm", "-v", volume, project.image, "find", "/orders", "-name", "*.log", "-size", "+0"
+    )
+    assert f"/orders/{topic}-0/00000000000000000000.log" in files.splitlines()
+
+
+# Once is enough: the engine runs the healthcheck, whichever Compose command it was given by.
+@pytest.mark.parametrize("command", COMMANDS[:1] or [None], indirect=True)
+def test_a_frozen_broker_is_unhealthy_until_it_goes_on(project):
+    run("docker", "kill", "-s", "STOP", project.container())
+    try:
+        project.wait_for("unhealthy")
+    finally:
+        run("docker", "kill", "-s", "CONT", project.container())
+    project.wait_for("healthy")
+
+
+def test_orders_and_offsets_survive_down_and_up(project, producer, tracker, topic):
+    received = [f"Consumer is running & subscribed to {topic} topic", "Message received: burger 5 from john"]
+    assert producer().wait() == 0
+    first = tracker("-e")
+    assert (first.wait(), first.out) == (0, received)
+    project.down()
+    project.up()
+    same_group, new_group = tracker("-e"), tracker("-e", "-g", f"{topic}-new")
+    assert (same_group.wait(), same_group.out) == (0, received[:1])
+    assert (new_group.wait(), new_group.out) == (0, received)
+
+
+def test_a_variable_sets_how_many_partitions_a_new_topic_gets(project, bootstrap, producer, topic):
+    project.up()
+    assert producer().wait() == 0
+    project.up(KAFKA_NUM_PARTITIONS="3")
+    assert producer("-t", f"{topic}-new").wait() == 0
+    assert (partitions(bootstrap, topic), partitions(bootstrap, f"{topic}-new")) == (1, 3)
