@@ -145,7 +145,9 @@ def follow(
                     due = time.monotonic() + STORE_INTERVAL
         store(consumer, handled)
     finally:
-        handled.clear()  # after an exception: what may not have been shown is not stored
+        with contextlib.suppress(OSError):  # where the lines did not get out, the orders have to come again
+            store(consumer, handled)
+        handled.clear()
         close(consumer)
     return skipped
 

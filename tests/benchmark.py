@@ -262,7 +262,8 @@ def absent() -> set[str]:
 def running(command: list[str], stdout: int = subprocess.PIPE, **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command, and after the block wait for its end; RuntimeError with its stderr where it failed."""
     with tempfile.TemporaryFile() as err:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=err, env=os.environ | env)
+        env = os.environ | {"PYTHONUNBUFFERED": ""} | env  # what the caller's shell says must not slow some down
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=err, env=env)
         try:
             yield child
             status = child.wait()

@@ -59,7 +59,8 @@ class Process:
             encoding="utf-8",
             cwd=ROOT,
             creationflags=NEW_GROUP,
-            env=os.environ | {"PYTHONIOENCODING": "utf-8"} | options.pop("env", {}),
+            # Without PYTHONUNBUFFERED, which would hide a line that isn't flushed.
+            env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": ""} | options.pop("env", {}),
             **options,
         )
         streams = [(self.popen.stdout, self.out), (self.popen.stderr, self.err)]
