@@ -86,13 +86,14 @@ def send(
     where standard output is gone.
     """
     unconfirmed = 0
-    errors: dict[int, KafkaError] = {}
+    # librdkafka's last error of each kind; that no broker is reachable is nothing new before connect() found one.
+    errors = {KafkaError._ALL_BROKERS_DOWN: KafkaError(KafkaError._ALL_BROKERS_DOWN)}
 
     def delivery_report(order: bytes, err: KafkaError | None, msg: Message | None) -> None:
         nonlocal unconfirmed
         if err is not None:
             unconfirmed += 1
-            warn(f"Order {order.decode()} was not confirmed: {err.str()}. Send it again with the same order_id")
+            warn(f"Order {order.decode()} was not confirmed: {err.str()}. Mend that and send it again as it is")
             return
         if errors and KafkaError._ALL_BROKERS_DOWN in errors:
             errors.clear()
@@ -163,8 +164,9 @@ def connect(producer: Producer, servers: str, topic: str, errors: dict[int, Kafk
     try:
         producer.list_topics(topic, timeout=CONNECT_LIMIT)
         producer.list_topics(topic, timeout=CONNECT_LIMIT)
-    except KafkaException as error:
-        errors[KafkaError._ALL_BROKERS_DOWN] = error.args[0]
+        producer.poll(0)  # runs error_report for what went wrong until now
+        errors.clear()
+    except KafkaException:
         producer.poll(0)  # runs error_report
         if refusal := errors.get(KafkaError._AUTHENTICATION) or errors.get(KafkaError._SSL):
             raise RuntimeError(f"{servers} refused the connection: {refusal.str()}. Check -F and -X") from None
@@ -199,12 +201,13 @@ def read_order(line: bytes) -> Order:
 
 def read_orders(lines: BinaryIO, reject: Callable[[str], None]) -> Iterator[Order]:
     """Yield the orders of JSON Lines; `reject` hears of each line that is neither an order nor empty."""
+    name = "stdin" if lines.name == 0 else lines.name
     for number, line in enumerate(lines, 1):
         try:
             if line.strip():
                 yield read_order(line)
         except (ValueError, RecursionError) as why:
-            reject(f"{'-' if lines.name == 0 else lines.name}:{number}: {why}")
+            reject(f"{name}:{number}: {why}")
 
 
 def at_rate(orders: Iterable[Order], rate: float) -> Iterator[Order]:
@@ -245,6 +248,7 @@ def with_progress(orders: Iterable[Order | None]) -> Iterator[Order | None]:
             shown = time.monotonic()
             print(f"{count:,} orders", end="\r", file=sys.stderr, flush=True)
         yield order
+    print(f"{count:,} orders", file=sys.stderr)
 
 
 def asked_for(

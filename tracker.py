@@ -106,7 +106,8 @@ def follow(
     orders = skipped = 0
     handled: dict[int | None, Message] = {}  # by partition, the last record whose offset is still to be stored
     unread: set[int | None] | None = None  # the partitions not at their end, None before the group has given us any
-    errors: dict[int, KafkaError] = {}
+    # librdkafka's last error of each kind; that no broker is reachable is nothing new before connect() found one.
+    errors = {KafkaError._ALL_BROKERS_DOWN: KafkaError(KafkaError._ALL_BROKERS_DOWN)}
 
     def on_assign(_: Consumer, partitions: list[TopicPartition]) -> None:
         nonlocal unread
@@ -135,7 +136,7 @@ def follow(
                 elif err.code() != KafkaError._PARTITION_EOF:
                     consumer_error(err)
             else:
-                if receive(msg, deserialize, handle):
+                if receive(msg, config["bootstrap.servers"], deserialize, handle):
                     orders += 1
                 else:
                     skipped += 1
@@ -152,13 +153,15 @@ def follow(
     return skipped
 
 
-def receive(msg: Message, deserialize: Callable[[bytes | None], Order], handle: Callable[[Order], None]) -> bool:
+def receive(
+    msg: Message, servers: str, deserialize: Callable[[bytes | None], Order], handle: Callable[[Order], None]
+) -> bool:
     """Handle the order in a record; return whether it held one."""
     try:
         order = deserialize(msg.value())
     except ValueError as why:
-        place = f"kcat -C -t {msg.topic()} -p {msg.partition()} -o {msg.offset()} -c 1"
-        warn(f"Skipped {msg.topic()} [{msg.partition()}] @ {msg.offset()}: {why}. Look at it: {place}")
+        kcat = f"kcat -C -b {servers} -t {msg.topic()} -p {msg.partition()} -o {msg.offset()} -c 1"
+        warn(f"Skipped {msg.topic()} [{msg.partition()}] @ {msg.offset()}: {why}. Look at it: {kcat}")
         return False
     handle(order)
     return True
@@ -198,8 +201,9 @@ def connect(consumer: Consumer, servers: str, topic: str, errors: dict[int, Kafk
             if problem.code() not in being_made or time.monotonic() > deadline:
                 raise RuntimeError(f"Topic {topic} can't be read: {problem.str()}. Create it or check your rights")
             time.sleep(0.02)
-    except KafkaException as error:
-        errors[KafkaError._ALL_BROKERS_DOWN] = error.args[0]
+        consumer.poll(0)  # runs error_report for what went wrong until now
+        errors.clear()
+    except KafkaException:
         consumer.poll(0)  # runs error_report
         if refusal := errors.get(KafkaError._AUTHENTICATION) or errors.get(KafkaError._SSL):
             raise RuntimeError(f"{servers} refused the connection: {refusal.str()}. Check -F and -X") from None

@@ -63,6 +63,15 @@ def test_an_outage_is_two_lines_and_nothing_is_lost_or_repeated(new_broker, prod
         assert [line.split(".")[0] for line in process.err] == ["Kafka became unreachable", "Kafka answered again"]
 
 
+def test_a_broker_that_is_just_starting_is_waited_for_without_a_word(new_broker, producer, tracker):
+    broker = new_broker()
+    broker.stop()
+    starting = [producer("-b", broker.bootstrap), tracker("-b", broker.bootstrap, "-c", "1")]
+    broker.start()
+    for process in starting:
+        assert (process.wait(), process.err) == (0, [])
+
+
 def test_the_wait_for_a_confirmation_is_bounded_and_names_each_order(new_broker, producer):
     broker = new_broker()
     sending = producer("-b", broker.bootstrap, "-l", "-", "-X", "delivery.timeout.ms=3000")

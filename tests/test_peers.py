@@ -80,3 +80,11 @@ def test_the_group_tool_shows_how_far_our_tracker_has_read(producer, tracker, bo
     )
     row = next(line.split() for line in seen.splitlines() if topic in line and "TOPIC" not in line)
     assert row[:6] == [topic, topic, "0", "3", "4", "1"]  # group, topic, partition, committed, end, lag
+
+
+def test_the_command_that_a_skipped_line_ends_with_shows_the_record(tracker, bootstrap, topic):
+    kcat("-P", "-b", bootstrap, "-t", topic, text="no order\n")
+    tracking = tracker("-e")
+    assert tracking.wait() == 1
+    command = tracking.err[0].split("Look at it: ")[1]
+    assert run(*command.split(), text=None) == "no order\n"
