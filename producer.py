@@ -31,13 +31,14 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 Order = dict[str, Any]
 
 CONFIG: dict[str, Any] = {
-    "bootstrap.servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
+    "bootstrap.servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or "localhost:9092",
     # Confirmed means that every replica in sync has the order; a repeated send neither doubles nor reorders it.
     "enable.idempotence": True,
     # After this time an order is given up and reported as not confirmed.
     "delivery.timeout.ms": 120_000,
-    # How many orders may wait in this process. More would take memory and gain nothing.
+    # How many orders, and how many kB, may wait in this process. More would take memory without being faster.
     "queue.buffering.max.messages": 5_000,
+    "queue.buffering.max.kbytes": 65_536,
     # librdkafka puts off its second connection by half of this: the default, 100, holds up the first order.
     "reconnect.backoff.ms": 20,
     # librdkafka logs each failed connection, up to 20 a second; error_report says it once.
@@ -49,6 +50,10 @@ TICK = 0.02  # seconds between two looks at Kafka while the next order is not th
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
+class ConfigError(Exception):
+    """A librdkafka property is unknown or has a value that it can't have."""
 
 
 def new_order(user: str, item: str, quantity: int, order_id: str | None = None) -> Order:
@@ -82,7 +87,7 @@ def send(
 ) -> int:
     """Send the orders until `stop` holds something; return how many Kafka did not confirm.
 
-    A None among the orders says that the next one is not there yet. RuntimeError where no broker can be used, OSError
+    A None among the orders means that the next one has not come yet. RuntimeError where no broker can be used, OSError
     where standard output is gone.
     """
     unconfirmed = 0
@@ -100,8 +105,11 @@ def send(
             warn("Kafka answered again")
         print(f"Message delivered {order.decode()}")
 
-    producer = Producer({**config, "error_cb": partial(error_report, errors)})
-    connect(producer, config["bootstrap.servers"], topic, errors)
+    try:
+        producer = Producer({**config, "error_cb": partial(error_report, errors)})
+    except (KafkaException, TypeError, ValueError, AttributeError) as error:  # all but the first for callbacks
+        raise ConfigError(error.args[0].str() if isinstance(error, KafkaException) else error) from None
+    connect(producer, config["bootstrap.servers"], topic, errors, stop)
     try:
         for order in orders:
             if stop:
@@ -155,30 +163,40 @@ def finish(producer: Producer, stop: Sequence[int]) -> None:
     producer.flush()
 
 
-def connect(producer: Producer, servers: str, topic: str, errors: dict[int, KafkaError]) -> None:
-    """Return when a broker has answered twice; RuntimeError says why none did.
+def connect(producer: Producer, servers: str, topic: str, errors: dict[int, KafkaError], stop: Sequence[int]) -> None:
+    """Return once the topic is there, which asking for it may create, or `stop` holds something.
 
-    The second answer comes over the connection that orders will take. librdkafka then fetches at once the producer id
-    that idempotence needs, and otherwise looks for it every 500 ms. Asking for the topic creates it.
+    RuntimeError says why it can't be used. It takes two answers: the second comes over the connection that the orders
+    will take, and librdkafka then asks for the id that an idempotent producer needs; otherwise 500 ms later.
     """
-    try:
-        producer.list_topics(topic, timeout=CONNECT_LIMIT)
-        producer.list_topics(topic, timeout=CONNECT_LIMIT)
-        producer.poll(0)  # runs error_report for what went wrong until now
-        errors.clear()
-    except KafkaException:
-        producer.poll(0)  # runs error_report
-        if refusal := errors.get(KafkaError._AUTHENTICATION) or errors.get(KafkaError._SSL):
-            raise RuntimeError(f"{servers} refused the connection: {refusal.str()}. Check -F and -X") from None
-        raise RuntimeError(
-            f"No Kafka broker answered at {servers} within {CONNECT_LIMIT} s. Start one: docker-compose up -d"
-        ) from None
+    reason = f"No Kafka broker answered at {servers} within {CONNECT_LIMIT} s. Start one: docker-compose up -d"
+    deadline = time.monotonic() + CONNECT_LIMIT
+    answers = 0
+    while answers < 2 and not stop:
+        try:
+            problem = producer.list_topics(topic, timeout=1).topics[topic].error
+        except KafkaException:
+            producer.poll(0)  # runs error_report
+            if refusal := errors.get(KafkaError._AUTHENTICATION) or errors.get(KafkaError._SSL):
+                raise RuntimeError(f"{servers} refused the connection: {refusal.str()}. Check -F and -X") from None
+        else:
+            answers += problem is None
+            if problem:
+                reason = f"Topic {topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
+                if problem.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE):
+                    raise RuntimeError(reason)
+                time.sleep(0.02)  # it is being made
+        if answers < 2 and time.monotonic() > deadline:
+            raise RuntimeError(reason)
+    producer.poll(0)  # runs error_report for what went wrong until now
+    errors.clear()
 
 
 def error_report(errors: dict[int, KafkaError], err: KafkaError) -> None:
     """Keep the error under its code, and say once that an outage began; librdkafka itself goes on trying."""
     if err.code() == KafkaError._ALL_BROKERS_DOWN and err.code() not in errors:
-        warn("Kafka became unreachable. Trying again; see that the broker runs")
+        where = errors.get(KafkaError._TRANSPORT) or errors.get(KafkaError._RESOLVE) or err
+        warn(f"Kafka became unreachable: {where.str()}. Trying again; see that the broker runs")
     errors[err.code()] = err
 
 
@@ -214,7 +232,8 @@ def at_rate(orders: Iterable[Order], rate: float) -> Iterator[Order]:
     """Yield at most `rate` orders a second."""
     due = time.monotonic()
     for order in orders:
-        time.sleep(max(0, due - time.monotonic()))
+        if (early := due - time.monotonic()) > 0:
+            time.sleep(early)
         due = max(due, time.monotonic() - TICK) + 1 / rate  # makes up for sleeping a little long, not for an outage
         yield order
 
@@ -224,19 +243,26 @@ def as_they_come(orders: Iterable[Order]) -> Iterator[Order | None]:
 
     A thread waits for them: nothing else that works on every system waits for a pipe and for Kafka at once.
     """
-    waiting: queue.Queue[Order] = queue.Queue(1000)
+    waiting: queue.Queue[Order | RuntimeError] = queue.Queue(1000)
 
     def read() -> None:
-        for order in orders:
-            waiting.put(order)
+        try:
+            for order in orders:
+                waiting.put(order)
+        except Exception as error:
+            waiting.put(RuntimeError(f"Orders could not be read to the end: {error}. Those before it were sent"))
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     while reader.is_alive() or not waiting.empty():
         try:
-            yield waiting.get(timeout=TICK)
+            order = waiting.get(timeout=TICK)
         except queue.Empty:
             yield None
+            continue
+        if isinstance(order, RuntimeError):
+            raise order
+        yield order
 
 
 def with_progress(orders: Iterable[Order | None]) -> Iterator[Order | None]:
@@ -254,12 +280,12 @@ def with_progress(orders: Iterable[Order | None]) -> Iterator[Order | None]:
 def asked_for(
     args: argparse.Namespace, lines: BinaryIO | None, reject: Callable[[str], None]
 ) -> Iterable[Order | None]:
-    """Return the orders of the command line or, if there are any, of the lines; ValueError where its own is none."""
+    """Return the orders of the lines, or the one that the flags give; ValueError if that is not valid."""
     orders: Iterable[Order]
     if lines:
         orders = itertools.islice(read_orders(lines, reject), args.count)
     else:
-        new_order(args.user, args.item, args.quantity)  # tells now, not in the middle of sending, that it is none
+        new_order(args.user, args.item, args.quantity)  # fails now rather than while sending
         orders = (new_order(args.user, args.item, args.quantity) for _ in range(args.count or 1))
     if args.rate:
         orders = at_rate(orders, args.rate)
@@ -296,23 +322,34 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, serialize: Callable[[Order], bytes] = to_json) -> int:
     """Send the orders that the command line asks for; return the exit status, SystemExit with 2 for wrong usage."""
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # closed by 2>&-
     parser = command_line()
     args = parser.parse_args(argv)
+    if not sys.stdout:
+        warn("Standard output was closed. Open it, if only to /dev/null")
+        return 1
     if (args.count is not None and args.count < 1) or (args.rate is not None and not args.rate > 0):
         parser.error("--count and --rate must be above 0")
     try:
-        file = open(args.file, encoding="utf-8") if args.file else ()
+        file = open(args.file, encoding="utf-8") if args.file is not None else ()
         config = CONFIG | properties(file) | properties(args.properties)
-        lines = open(0 if args.lines == "-" else args.lines, "rb", closefd=args.lines != "-") if args.lines else None
+        lines = (
+            open(0 if args.lines == "-" else args.lines, "rb", closefd=args.lines != "-")
+            if args.lines is not None
+            else None
+        )
     except (OSError, ValueError) as error:
         parser.error(str(error))
     stop: list[int] = []  # handlers that do no more than this can't cut a delivery report in two
-    for name in {"SIGINT", "SIGTERM", "SIGBREAK"}.intersection(dir(signal)):  # SIGBREAK: Ctrl-Break on Windows
-        signal.signal(getattr(signal, name), lambda number, _: stop.append(number))
+    for name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}.intersection(
+        dir(signal)
+    ):  # SIGBREAK: Ctrl-Break on Windows
+        if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup sets
+            signal.signal(getattr(signal, name), lambda number, _: stop.append(number))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that isn't UTF-8
     if args.quiet:
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
     bad_lines = 0
 
     def reject(line: str) -> None:
@@ -326,14 +363,17 @@ def main(argv: Sequence[str] | None = None, serialize: Callable[[Order], bytes] 
             orders = with_progress(orders)
         unconfirmed = send(orders, config, args.topic, serialize, stop)
         return 1 if bad_lines or unconfirmed else 0
+    except ConfigError as error:
+        parser.error(f"{error} (-X or -F)")
     except (ValueError, RuntimeError) as error:
         warn(str(error))
     except OSError as error:
         warn(f"Standard output could not be written: {error}. Orders confirmed after that are not shown")
-    except KafkaException as error:
-        parser.error(f"{error.args[0].str()} (-X or -F)")
     return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before the handlers were set
+        sys.exit(130)

@@ -28,7 +28,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 Order = dict[str, Any]
 
 CONFIG: dict[str, Any] = {
-    "bootstrap.servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
+    "bootstrap.servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or "localhost:9092",
     "group.id": "order-tracker",
     # A group that has read nothing yet begins with the first order.
     "auto.offset.reset": "earliest",
@@ -38,24 +38,38 @@ CONFIG: dict[str, Any] = {
     "allow.auto.create.topics": True,
     # How many orders are fetched ahead. More would take memory and gain nothing.
     "queued.min.messages": 10_000,
+    # How long to wait before fetching more once that many are there; the default, 1000, lets a fast tracker run dry.
+    "fetch.queue.backoff.ms": 10,
     # librdkafka puts off its second connection by half of this: the default, 100, holds up the first order.
     "reconnect.backoff.ms": 20,
     # librdkafka logs each failed connection, up to 20 a second; error_report says it once.
     "log_level": 2,
-    # How long to wait before fetching more once that many are there; the default, 1000, lets a fast tracker run dry.
-    "fetch.queue.backoff.ms": 10,
 }
 # The classic group protocol, and not `consumer` (KIP-848), in which these two are the broker's to set (5 s and 45 s).
 # Measured with Kafka 4.3.1, classic against consumer: a second tracker had its share after 1.0 s against 5.1 s, that of
-# a stopped one went over in 0.7 s against 4.6 s, that of a killed one after the session timeout against 48 s. The
-# timeout is longer than a broker's restart takes, so that nothing is repeated after one.
-CLASSIC: dict[str, Any] = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 20_000}
+# a stopped one went over in 0.7 s against 4.6 s, and that of a killed one in 10 s against 48 s. A longer session would
+# outlast longer outages without repeating orders, but after those that it does not, the tracker waits for it once more.
+CLASSIC: dict[str, Any] = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}
+# Errors that trying again does not mend: no right to read, a group or an offset that the settings don't fit.
+FINAL = (
+    KafkaError._FATAL,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.INVALID_SESSION_TIMEOUT,
+    KafkaError.INCONSISTENT_GROUP_PROTOCOL,
+    KafkaError._AUTO_OFFSET_RESET,
+    KafkaError._NO_OFFSET,
+)
 CONNECT_LIMIT = 10  # seconds to find a broker and the topic
 CLOSE_LIMIT = 10  # seconds to commit and to leave the group
 STORE_INTERVAL = 1.0  # seconds until offsets are stored although more orders are at hand
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 decode = json.JSONDecoder().decode
+
+
+class ConfigError(Exception):
+    """A librdkafka property is unknown or has a value that it can't have."""
 
 
 def from_json(data: bytes | None) -> Order:
@@ -98,7 +112,7 @@ def follow(
     until_end: bool = False,
     stop: Sequence[int] = (),
 ) -> int:
-    """Handle the orders of a topic until `stop` holds something, at most `count`; return how many records were none.
+    """Handle a topic's orders until `stop` holds something, at most `count`; return how many records held no order.
 
     RuntimeError where Kafka can't be used, OSError where standard output is gone, and whatever `handle` raises: the
     order at hand is not stored as read then.
@@ -118,9 +132,12 @@ def follow(
         store(consumer, handled)
         unread = (unread or set()) - {p.partition for p in partitions} or None
 
-    consumer = Consumer({**config, "enable.partition.eof": until_end, "error_cb": partial(error_report, errors)})
     try:
-        connect(consumer, config["bootstrap.servers"], topic, errors)
+        consumer = Consumer({**config, "enable.partition.eof": until_end, "error_cb": partial(error_report, errors)})
+    except (KafkaException, TypeError, ValueError, AttributeError) as error:  # all but the first for callbacks
+        raise ConfigError(error.args[0].str() if isinstance(error, KafkaException) else error) from None
+    try:
+        connect(consumer, config["bootstrap.servers"], topic, errors, stop)
         consumer.subscribe([topic], on_assign=on_assign, on_revoke=on_revoke)
         print(f"Consumer is running & subscribed to {topic} topic", flush=True)
         due = time.monotonic() + STORE_INTERVAL
@@ -178,7 +195,9 @@ def store(consumer: Consumer, handled: dict[int | None, Message]) -> None:
         try:
             consumer.store_offsets(message=msg)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError._STATE:  # the partition was lost: its new owner repeats the order
+            # _STATE: the partition was lost, and its new owner repeats the order.
+            # _INVALID_ARG: librdkafka itself stores, as -X enable.auto.offset.store=true asks it to.
+            if error.args[0].code() not in (KafkaError._STATE, KafkaError._INVALID_ARG):
                 raise
     handled.clear()
 
@@ -192,48 +211,54 @@ def close(consumer: Consumer) -> None:
         warn(f"Kafka did not answer for {CLOSE_LIMIT} s on leaving. The last orders may come again at the next start")
 
 
-def connect(consumer: Consumer, servers: str, topic: str, errors: dict[int, KafkaError]) -> None:
-    """Return when the topic is there, which asking for it creates; RuntimeError says why it can't be used."""
-    being_made = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)
+def connect(consumer: Consumer, servers: str, topic: str, errors: dict[int, KafkaError], stop: Sequence[int]) -> None:
+    """Return once the topic is there, which asking for it may create, or `stop` holds something.
+
+    RuntimeError says why it can't be used.
+    """
+    reason = f"No Kafka broker answered at {servers} within {CONNECT_LIMIT} s. Start one: docker-compose up -d"
     deadline = time.monotonic() + CONNECT_LIMIT
-    try:
-        while problem := consumer.list_topics(topic, timeout=CONNECT_LIMIT).topics[topic].error:
-            if problem.code() not in being_made or time.monotonic() > deadline:
-                raise RuntimeError(f"Topic {topic} can't be read: {problem.str()}. Create it or check your rights")
-            time.sleep(0.02)
-        consumer.poll(0)  # runs error_report for what went wrong until now
-        errors.clear()
-    except KafkaException:
-        consumer.poll(0)  # runs error_report
-        if refusal := errors.get(KafkaError._AUTHENTICATION) or errors.get(KafkaError._SSL):
-            raise RuntimeError(f"{servers} refused the connection: {refusal.str()}. Check -F and -X") from None
-        raise RuntimeError(
-            f"No Kafka broker answered at {servers} within {CONNECT_LIMIT} s. Start one: docker-compose up -d"
-        ) from None
+    answered = False
+    while not answered and not stop:
+        try:
+            problem = consumer.list_topics(topic, timeout=1).topics[topic].error
+        except KafkaException:
+            consumer.poll(0)  # runs error_report
+            if refusal := errors.get(KafkaError._AUTHENTICATION) or errors.get(KafkaError._SSL):
+                raise RuntimeError(f"{servers} refused the connection: {refusal.str()}. Check -F and -X") from None
+        else:
+            answered = problem is None
+            if problem:
+                reason = f"Topic {topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
+                if problem.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE):
+                    raise RuntimeError(reason)
+                time.sleep(0.02)  # it is being made
+        if not answered and time.monotonic() > deadline:
+            raise RuntimeError(reason)
+    consumer.poll(0)  # runs error_report for what went wrong until now
+    errors.clear()
 
 
 def error_report(errors: dict[int, KafkaError], err: KafkaError) -> None:
     """Keep the error under its code, and say once that an outage began; librdkafka itself goes on trying."""
     if err.code() == KafkaError._ALL_BROKERS_DOWN and err.code() not in errors:
-        warn("Kafka became unreachable. Trying again; see that the broker runs")
+        where = errors.get(KafkaError._TRANSPORT) or errors.get(KafkaError._RESOLVE) or err
+        warn(f"Kafka became unreachable: {where.str()}. Trying again; see that the broker runs")
     errors[err.code()] = err
 
 
 def look_for_broker(consumer: Consumer, topic: str, errors: dict[int, KafkaError]) -> None:
-    """Say that the outage is over if a broker answers."""
+    """Say that the outage is over if the group's coordinator answers, which it does where the broker advertises it."""
     with contextlib.suppress(KafkaException):
-        consumer.list_topics(topic, timeout=0.5)
+        consumer.committed([TopicPartition(topic, 0)], timeout=0.5)
         errors.clear()
         warn("Kafka answered again")
 
 
 def consumer_error(err: KafkaError) -> None:
-    """Say what happened and go on; RuntimeError where it can't be gone on."""
-    refusals = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
-    if err.fatal() or err.code() in refusals:
-        raise RuntimeError(
-            f"Kafka refused this tracker: {err.str()}. Check its rights and its group, then start it again"
-        )
+    """Say what happened; RuntimeError if the tracker can't go on."""
+    if err.fatal() or err.code() in FINAL:
+        raise RuntimeError(f"Kafka refused this tracker: {err.str()}. Check its rights, its group and its settings")
     warn(f"Kafka reported a problem: {err.str()}. Going on")
 
 
@@ -288,20 +313,29 @@ def main(
     handle: Callable[[Order], None] = show,
 ) -> int:
     """Follow the topic of the command line; return the exit status, SystemExit with 2 for wrong usage."""
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # closed by 2>&-
     parser = command_line()
     args = parser.parse_args(argv)
+    if not sys.stdout:
+        warn("Standard output was closed. Open it, if only to /dev/null")
+        return 1
     if args.count is not None and args.count < 1:
         parser.error("--count must be above 0")
     try:
-        file = open(args.file, encoding="utf-8") if args.file else ()
+        file = open(args.file, encoding="utf-8") if args.file is not None else ()
         chosen = properties(file) | properties(args.properties)
         classic = chosen.get("group.protocol", "classic") == "classic"
         config = CONFIG | (CLASSIC if classic else {}) | chosen
+        if not config["group.id"]:
+            raise ValueError("the group has no name")
     except (OSError, ValueError) as error:
         parser.error(str(error))
     stop: list[int] = []  # handlers that do no more than this can't cut poll() short, which would drop the order in it
-    for name in {"SIGINT", "SIGTERM", "SIGBREAK"}.intersection(dir(signal)):  # SIGBREAK: Ctrl-Break on Windows
-        signal.signal(getattr(signal, name), lambda number, _: stop.append(number))
+    for name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}.intersection(
+        dir(signal)
+    ):  # SIGBREAK: Ctrl-Break on Windows
+        if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup sets
+            signal.signal(getattr(signal, name), lambda number, _: stop.append(number))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that isn't UTF-8
     handle = (lambda order: None) if args.quiet and handle is show else handle
@@ -309,8 +343,8 @@ def main(
         handle = with_progress(handle)
     try:
         return 1 if follow(config, args.topic, deserialize, handle, args.count, args.exit, stop) else 0
-    except KafkaException as error:
-        parser.error(f"{error.args[0].str()} (-X or -F)")
+    except ConfigError as error:
+        parser.error(f"{error} (-X or -F)")
     except RuntimeError as error:
         warn(str(error))
     except OSError as error:
@@ -320,4 +354,7 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before the handlers were set
+        sys.exit(130)

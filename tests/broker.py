@@ -52,7 +52,7 @@ def missing() -> str | None:
         version = subprocess.run([JAVA, "-version"], capture_output=True, text=True).stderr
         if (number := re.search(r'version "(\d+)', version)) and int(number[1]) >= 17:
             return None
-    return "Java 17 or newer and Maven (Debian: apt-get install openjdk-17-jre-headless maven)"
+    return "Java 17 or newer and Maven (Debian: apt-get install default-jre-headless maven)"
 
 
 def fetch(version: str) -> Path:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import committed, put, records
@@ -121,6 +122,21 @@ def test_c_limits_the_orders_of_a_file(producer, tmp_path):
     assert (sending.wait(), len(sending.out)) == (0, 4)
 
 
+def test_a_high_rate_is_reached(producer):
+    sending = producer("-q", "-c", "20000", "--rate", "10000")
+    started = time.monotonic()
+    assert sending.wait() == 0
+    assert 2 < time.monotonic() - started < 4  # 2 s, and the start
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that opens and can't be read")
+def test_a_file_that_cannot_be_read_to_its_end_exits_1(producer):
+    sending = producer("-l", "/proc/self/mem")
+    assert sending.wait() == 1
+    assert len(sending.err) == 1
+    assert sending.err[0].startswith("Orders could not be read to the end: ")
+
+
 def test_rate_limits_the_orders_a_second(producer):
     sending = producer("-c", "20", "--rate", "20")
     sending.wait_for("Message delivered")
@@ -150,7 +166,9 @@ def test_a_long_run_shows_on_a_terminal_how_far_it_is(start, bootstrap, topic, a
         ["-X", "no-equals-sign"],
         ["-X", "no.such.property=1"],
         ["-X", "enable.idempotence=perhaps"],
+        ["-X", "stats_cb=text"],
         ["-F", "no-such-file"],
+        ["-F", ""],
         ["-c", "0"],
         ["-c", "many"],
         ["argument"],
@@ -164,11 +182,51 @@ def test_wrong_usage_exits_2_with_one_line_that_says_what_is_wrong(script, argum
     assert "Traceback" not in "".join(wrong.err)
 
 
-@pytest.mark.parametrize("arguments", [["-l", "no-such-file"], ["--rate", "0"], ["--rate", "nan"], ["--quantity", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["-l", "no-such-file"], ["-l", ""], ["--rate", "0"], ["--rate", "nan"], ["--quantity", "x"]]
+)
 def test_wrong_usage_of_the_producers_own_flags_exits_2(producer, arguments):
     wrong = producer(*arguments)
     assert (wrong.wait(), wrong.out) == (2, [])
     assert "error: " in wrong.err[-1]
+
+
+def test_a_group_without_a_name_is_wrong_usage(tracker):
+    wrong = tracker("-g", "")
+    assert (wrong.wait(), wrong.out) == (2, [])
+    assert "error: " in wrong.err[-1]
+
+
+def test_a_topic_that_is_not_there_and_not_made_is_said_by_both(script, bootstrap):
+    missing = script("-b", bootstrap, "-X", "allow.auto.create.topics=false")
+    assert missing.wait() == 1
+    assert len(missing.err) == 1
+    assert "can't be used" in missing.err[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closing a stream is the shell's, here bash's")
+def test_closed_streams_are_no_traceback(start, bootstrap, topic):
+    for script in ("producer.py", "tracker.py -e"):
+        command = f"exec {sys.executable} {script} -b {bootstrap} -t {topic}"
+        assert start("bash", "-c", f"{command} 2>&-").wait() == 0
+        closed = start("bash", "-c", f"{command} >&-")
+        assert closed.wait() == 1
+        assert closed.err == ["Standard output was closed. Open it, if only to /dev/null"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-X", "group.protocol=consumer", "-X", "group.remote.assignor=unknown"],
+        ["-X", "session.timeout.ms=1000"],
+        ["-X", "auto.offset.reset=error"],
+    ],
+)
+def test_what_trying_again_cannot_mend_ends_the_tracker(tracker, producer, arguments):
+    assert producer().wait() == 0
+    refused = tracker(*arguments)
+    assert refused.wait() == 1
+    assert refused.err[-1].startswith("Kafka refused this tracker: ")
 
 
 def test_a_bad_property_in_a_file_is_not_shown_since_it_may_be_a_password(script, tmp_path):

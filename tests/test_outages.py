@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import sys
 import time
 
@@ -60,7 +61,9 @@ def test_an_outage_is_two_lines_and_nothing_is_lost_or_repeated(new_broker, prod
     assert len(sending.out) == len(records(broker.bootstrap, topic)) == 3000
     assert tracking.out[1:] == [f"Message received: x 1 from {user}" for user in users]
     for process in (sending, tracking):
-        assert [line.split(".")[0] for line in process.err] == ["Kafka became unreachable", "Kafka answered again"]
+        assert len(process.err) == 2, process
+        assert process.err[0].startswith("Kafka became unreachable: ")
+        assert process.err[1] == "Kafka answered again"
 
 
 def test_a_broker_that_is_just_starting_is_waited_for_without_a_word(new_broker, producer, tracker):
@@ -70,6 +73,17 @@ def test_a_broker_that_is_just_starting_is_waited_for_without_a_word(new_broker,
     broker.start()
     for process in starting:
         assert (process.wait(), process.err) == (0, [])
+
+
+def test_an_address_that_is_advertised_and_does_not_answer_is_named_once(new_broker, producer, tracker):
+    broker = new_broker(KAFKA_ADVERTISED_LISTENERS="HOST://localhost:1,NETWORK://kafka:19092")
+    here = ["-b", broker.bootstrap, "-X", "reconnect.backoff.max.ms=500"]
+    tracking, sending = tracker(*here), producer(*here, "-X", "delivery.timeout.ms=5000")
+    assert sending.wait() == 1
+    assert ["was not confirmed" in line for line in sending.err] == [False, True]
+    tracking.wait_for("Kafka became unreachable: 127.0.0.1:", err=True)
+    assert tracking.stop() == 0
+    assert sum("unreachable" in line or "answered" in line for line in tracking.err) == 1
 
 
 def test_the_wait_for_a_confirmation_is_bounded_and_names_each_order(new_broker, producer):
@@ -128,7 +142,17 @@ def test_a_signal_ends_the_wait_for_a_full_queue(new_broker, producer):
     assert 10 <= sum("was not confirmed" in line for line in sending.err) <= 12
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@posix
+@pytest.mark.parametrize("script", ["producer.py", "tracker.py"])
+def test_a_signal_ends_the_search_for_a_broker(start, script):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        searching = start(sys.executable, script, "-b", f"127.0.0.1:{silent.getsockname()[1]}")
+        silent.accept()
+        assert searching.stop(signal.SIGTERM, limit=5) == 0
+    assert searching.err == []
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", pytest.param("SIGHUP", marks=posix)])
 def test_a_signal_neither_loses_nor_repeats_an_order(producer, tracker, bootstrap, topic, number):
     put(bootstrap, topic, *(producer_script.to_json(producer_script.new_order(f"u{n}", "x", 1)) for n in range(3000)))
     lines = []
@@ -145,7 +169,7 @@ def test_a_signal_neither_loses_nor_repeats_an_order(producer, tracker, bootstra
 def test_an_order_whose_line_did_not_get_out_comes_again(start, tracker, producer, bootstrap, topic):
     assert producer("-c", "3").wait() == 0
     with open("/dev/full", "w") as full:
-        full_disk = tracker("-c", "3", "-X", "enable.auto.commit=true", stdout=full)
+        full_disk = tracker("-c", "3", stdout=full)
         assert full_disk.wait() == 1
     assert len(full_disk.err) == 1
     command = f"{sys.executable} tracker.py -b {bootstrap} -t {topic} -g {topic} | head -1"
