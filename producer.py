@@ -94,16 +94,17 @@ def send(
     # librdkafka's last error of each kind; that no broker is reachable is nothing new before connect() found one.
     errors = {KafkaError._ALL_BROKERS_DOWN: KafkaError(KafkaError._ALL_BROKERS_DOWN)}
 
-    def delivery_report(order: bytes, err: KafkaError | None, msg: Message | None) -> None:
+    def delivery_report(err: KafkaError | None, msg: Message, order: bytes | None = None) -> None:
         nonlocal unconfirmed
+        text = (order or msg.value() or b"").decode()
         if err is not None:
             unconfirmed += 1
-            warn(f"Order {order.decode()} was not confirmed: {err.str()}. Mend that and send it again as it is")
+            warn(f"Order {text} was not confirmed: {err.str()}. Mend that and send it again as it is")
             return
         if errors and KafkaError._ALL_BROKERS_DOWN in errors:
             errors.clear()
             warn("Kafka answered again")
-        print(f"Message delivered {order.decode()}")
+        print(f"Message delivered {text}")
 
     try:
         producer = Producer({**config, "error_cb": partial(error_report, errors)})
@@ -117,9 +118,10 @@ def send(
             if order is None:
                 sys.stdout.flush()
             else:
-                text = to_json(order)
-                value = text if serialize is to_json else serialize(order)
-                if not produce(producer, topic, value, order["order_id"], partial(delivery_report, text), stop):
+                value, report = serialize(order), delivery_report
+                if serialize is not to_json:  # the lines show an order as JSON, whatever its bytes are
+                    report = partial(delivery_report, order=to_json(order))
+                if not produce(producer, topic, value, order["order_id"], report, stop):
                     break
             producer.poll(0)  # runs the delivery reports that have come in
         finish(producer, stop)
@@ -144,11 +146,11 @@ def produce(
             producer.produce(topic, value, key, on_delivery=report)
             return True
         except KafkaException as error:
-            report(error.args[0], None)
+            report(error.args[0], Message(topic=topic, value=value))
             return bool(error.args[0].code() != KafkaError._FATAL)
         except BufferError:
             if stop:
-                report(KafkaError(KafkaError._QUEUE_FULL), None)
+                report(KafkaError(KafkaError._QUEUE_FULL), Message(topic=topic, value=value))
                 return False
             producer.poll(0.1)
 
@@ -166,8 +168,8 @@ def finish(producer: Producer, stop: Sequence[int]) -> None:
 def connect(producer: Producer, servers: str, topic: str, errors: dict[int, KafkaError], stop: Sequence[int]) -> None:
     """Return once the topic is there, which asking for it may create, or `stop` holds something.
 
-    RuntimeError says why it can't be used. It takes two answers: the second comes over the connection that the orders
-    will take, and librdkafka then asks for the id that an idempotent producer needs; otherwise 500 ms later.
+    RuntimeError says why it can't be used. It takes two answers: at the first, librdkafka is not connected yet to the
+    broker that gives an idempotent producer its id, and without the second it would look again after 500 ms only.
     """
     reason = f"No Kafka broker answered at {servers} within {CONNECT_LIMIT} s. Start one: docker-compose up -d"
     deadline = time.monotonic() + CONNECT_LIMIT
@@ -185,7 +187,7 @@ def connect(producer: Producer, servers: str, topic: str, errors: dict[int, Kafk
                 reason = f"Topic {topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
                 if problem.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE):
                     raise RuntimeError(reason)
-                time.sleep(0.02)  # it is being made
+                time.sleep(TICK)  # it is being made
         if answers < 2 and time.monotonic() > deadline:
             raise RuntimeError(reason)
     producer.poll(0)  # runs error_report for what went wrong until now

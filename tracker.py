@@ -36,7 +36,7 @@ CONFIG: dict[str, Any] = {
     "enable.auto.offset.store": False,
     # A tracker that is there before the first order makes the topic by asking for it.
     "allow.auto.create.topics": True,
-    # How many orders are fetched ahead. More would take memory and gain nothing.
+    # How many orders are fetched ahead. More would take memory without being faster.
     "queued.min.messages": 10_000,
     # How long to wait before fetching more once that many are there; the default, 1000, lets a fast tracker run dry.
     "fetch.queue.backoff.ms": 10,
@@ -138,8 +138,9 @@ def follow(
         raise ConfigError(error.args[0].str() if isinstance(error, KafkaException) else error) from None
     try:
         connect(consumer, config["bootstrap.servers"], topic, errors, stop)
-        consumer.subscribe([topic], on_assign=on_assign, on_revoke=on_revoke)
-        print(f"Consumer is running & subscribed to {topic} topic", flush=True)
+        if not stop:
+            consumer.subscribe([topic], on_assign=on_assign, on_revoke=on_revoke)
+            print(f"Consumer is running & subscribed to {topic} topic", flush=True)
         due = time.monotonic() + STORE_INTERVAL
         while not stop and orders != count and not (until_end and unread == set()):
             msg = consumer.poll(0 if handled else 0.5)

@@ -149,7 +149,7 @@ def test_a_signal_ends_the_search_for_a_broker(start, script):
         searching = start(sys.executable, script, "-b", f"127.0.0.1:{silent.getsockname()[1]}")
         silent.accept()
         assert searching.stop(signal.SIGTERM, limit=5) == 0
-    assert searching.err == []
+    assert searching.out == searching.err == []
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", pytest.param("SIGHUP", marks=posix)])
