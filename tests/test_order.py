@@ -1,6 +1,7 @@
 """What an order is, as both scripts see it, and its way through bytes."""
 
 import json
+import sys
 import uuid
 
 import pytest
@@ -97,5 +98,5 @@ def test_a_number_that_json_cannot_hold_is_refused():
 
 
 def test_importing_the_scripts_does_nothing(start):
-    importing = start("python", "-c", "import producer, tracker")
+    importing = start(sys.executable, "-c", "import producer, tracker")
     assert (importing.wait(), importing.out, importing.err) == (0, [], [])
