@@ -343,10 +343,9 @@ def main(argv: Sequence[str] | None = None, serialize: Callable[[Order], bytes] 
     except (OSError, ValueError) as error:
         parser.error(str(error))
     stop: list[int] = []  # handlers that do no more than this can't cut a delivery report in two
-    for name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}.intersection(
-        dir(signal)
-    ):  # SIGBREAK: Ctrl-Break on Windows
-        if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup sets
+    # SIGBREAK is Ctrl-Break on Windows; a SIGHUP that is ignored was so made by nohup.
+    for name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}.intersection(dir(signal)):
+        if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             signal.signal(getattr(signal, name), lambda number, _: stop.append(number))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that isn't UTF-8

@@ -149,10 +149,10 @@ def follow(
                 if KafkaError._ALL_BROKERS_DOWN in errors:
                     look_for_broker(consumer, topic, errors)
             elif err := msg.error():
-                if err.code() == KafkaError._PARTITION_EOF and unread:
-                    unread.discard(msg.partition())
-                elif err.code() != KafkaError._PARTITION_EOF:
+                if err.code() != KafkaError._PARTITION_EOF:
                     consumer_error(err)
+                elif unread:
+                    unread.discard(msg.partition())
             else:
                 if receive(msg, config["bootstrap.servers"], deserialize, handle):
                     orders += 1
@@ -332,10 +332,9 @@ def main(
     except (OSError, ValueError) as error:
         parser.error(str(error))
     stop: list[int] = []  # handlers that do no more than this can't cut poll() short, which would drop the order in it
-    for name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}.intersection(
-        dir(signal)
-    ):  # SIGBREAK: Ctrl-Break on Windows
-        if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup sets
+    # SIGBREAK is Ctrl-Break on Windows; a SIGHUP that is ignored was so made by nohup.
+    for name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}.intersection(dir(signal)):
+        if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             signal.signal(getattr(signal, name), lambda number, _: stop.append(number))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that isn't UTF-8

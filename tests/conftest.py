@@ -133,10 +133,12 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield broker.bootstrap
     elif compose := compose_command():
         compose = [*compose, "-p", "orders-tests", "-f", str(COMPOSE_FILE)]
-        subprocess.run([*compose, "up", "-d"], check=True)
-        wait_until(lambda: answers("localhost:9092"), "the broker of docker-compose.yml", 120)
-        yield "localhost:9092"
-        subprocess.run([*compose, "down", "-v"], check=True)
+        try:
+            subprocess.run([*compose, "up", "-d"], check=True)
+            wait_until(lambda: answers("localhost:9092"), "the broker of docker-compose.yml", 120)
+            yield "localhost:9092"
+        finally:
+            subprocess.run([*compose, "down", "-v"], check=True)
     else:
         pytest.skip(f"no Kafka broker: install {lacking} or Docker, or set KAFKA_BOOTSTRAP_SERVERS")
 

@@ -13,7 +13,6 @@ import producer as producer_script
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP and /dev/full are POSIX")
 END_LIMIT = 15  # seconds, of which the scripts themselves wait 10
-SLOW = ["-X", "socket.timeout.ms=3000"]
 
 
 @pytest.mark.parametrize("script", ["producer.py", "tracker.py"])

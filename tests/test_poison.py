@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import put
+from conftest import put, records
 
 import producer as producer_script
 
@@ -54,9 +54,13 @@ def test_what_a_record_says_cannot_drive_the_terminal(tracker, bootstrap, topic,
     assert all(line.isprintable() for line in tracking.out)
 
 
-def test_further_fields_are_ignored_by_the_tracker_and_kept_by_the_producer(tracker, producer):
+def test_further_fields_are_ignored_by_the_tracker_and_kept_by_the_producer(tracker, producer, bootstrap, topic):
+    order = GOOD | {"note": "no onions", "table": 7}
     sending = producer("-l", "-")
-    sending.popen.communicate(json.dumps(GOOD | {"note": "no onions", "table": 7}) + "\n")
+    sending.write(json.dumps(order) + "\n")
+    sending.popen.stdin.close()
+    assert sending.wait() == 0
+    assert [json.loads(record.value()) for record in records(bootstrap, topic)] == [order]
     tracking = tracker("-c", "1")
     assert tracking.wait() == 0
     assert tracking.out[1] == "Message received: burger 5 from john"
