@@ -48,6 +48,8 @@ CONNECT_LIMIT = 10  # seconds to find a broker
 STOP_LIMIT = 10  # seconds to confirm what is under way when a signal comes
 TICK = 0.02  # seconds between two looks at Kafka while the next order is not there
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+# What asks a script to stop; SIGBREAK is Ctrl-Break on Windows.
+SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, n)]
 
 encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
@@ -343,10 +345,9 @@ def main(argv: Sequence[str] | None = None, serialize: Callable[[Order], bytes] 
     except (OSError, ValueError) as error:
         parser.error(str(error))
     stop: list[int] = []  # handlers that do no more than this can't cut a delivery report in two
-    # SIGBREAK is Ctrl-Break on Windows; a SIGHUP that is ignored was so made by nohup.
-    for name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}.intersection(dir(signal)):
-        if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            signal.signal(getattr(signal, name), lambda number, _: stop.append(number))
+    for number in SIGNALS:
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # as nohup ignores SIGHUP
+            signal.signal(number, lambda number, _: stop.append(number))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that isn't UTF-8
     if args.quiet:
@@ -377,4 +378,7 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:  # before the handlers were set
-        sys.exit(130)
+        status = 130
+    for number in SIGNALS:  # one that comes while the interpreter ends would change the exit status
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)
