@@ -192,8 +192,9 @@ def connect(producer: Producer, servers: str, topic: str, errors: dict[int, Kafk
                 time.sleep(TICK)  # it is being made
         if answers < 2 and time.monotonic() > deadline:
             raise RuntimeError(reason)
-    producer.poll(0)  # runs error_report for what went wrong until now
-    errors.clear()
+    if not stop:
+        producer.poll(0)  # runs error_report for what went wrong until now
+        errors.clear()
 
 
 def error_report(errors: dict[int, KafkaError], err: KafkaError) -> None:

@@ -238,8 +238,9 @@ def connect(consumer: Consumer, servers: str, topic: str, errors: dict[int, Kafk
                 time.sleep(0.02)  # it is being made
         if not answered and time.monotonic() > deadline:
             raise RuntimeError(reason)
-    consumer.poll(0)  # runs error_report for what went wrong until now
-    errors.clear()
+    if not stop:
+        consumer.poll(0)  # runs error_report for what went wrong until now
+        errors.clear()
 
 
 def error_report(errors: dict[int, KafkaError], err: KafkaError) -> None:
