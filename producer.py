@@ -377,7 +377,7 @@ def main(argv: Sequence[str] | None = None, serialize: Callable[[Order], bytes] 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        status = main()
     except KeyboardInterrupt:  # before the handlers were set
         status = 130
     for number in SIGNALS:  # one that comes while the interpreter ends would change the exit status

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -63,15 +63,44 @@ FINAL = (
 CONNECT_LIMIT = 10  # seconds to find a broker and the topic
 CLOSE_LIMIT = 10  # seconds to commit and to leave the group
 STORE_INTERVAL = 1.0  # seconds until offsets are stored although more orders are at hand
+WAIT = 0.5  # seconds to wait for the next record before looking at `stop` again
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-
 # What asks a script to stop; SIGBREAK is Ctrl-Break on Windows.
 SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, n)]
+
 decode = json.JSONDecoder().decode
 
 
 class ConfigError(Exception):
     """A librdkafka property is unknown or has a value that it can't have."""
+
+
+class OutputError(Exception):
+    """Standard output could not be written. No OSError: a handler may raise those for reasons of its own."""
+
+
+class Output(io.RawIOBase):
+    """The bytes of a text stream, with OutputError in place of OSError."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def write(self, data: Any) -> int:
+        try:
+            self.stream.buffer.write(data)
+            self.stream.buffer.flush()
+        except OSError as error:
+            raise OutputError(error) from None
+        return len(data)
 
 
 def from_json(data: bytes | None) -> Order:
@@ -105,6 +134,24 @@ def show(order: Order) -> None:
     print(f"Message received: {printable(order['item'])} {order['quantity']} from {printable(order['user'])}")
 
 
+def receive(
+    consumer: Consumer,
+    msg: Message,
+    config: dict[str, Any],
+    deserialize: Callable[[bytes | None], Order],
+    handle: Callable[[Order], None],
+) -> bool | None:
+    """Handle the order in a record; return whether it held one, or None where it was put off and comes again."""
+    try:
+        order = deserialize(msg.value())
+    except ValueError as why:
+        kcat = f"kcat -C -b {config['bootstrap.servers']} -t {msg.topic()} -p {msg.partition()} -o {msg.offset()} -c 1"
+        warn(f"Skipped {msg.topic()} [{msg.partition()}] @ {msg.offset()}: {why}. Look at it: {kcat}")
+        return False
+    handle(order)
+    return True
+
+
 def follow(
     config: dict[str, Any],
     topic: str,
@@ -113,11 +160,14 @@ def follow(
     count: int | None = None,
     until_end: bool = False,
     stop: Sequence[int] = (),
+    receive: Callable[..., bool | None] = receive,
+    wait: Callable[[Consumer], float] = lambda consumer: WAIT,
 ) -> int:
     """Handle a topic's orders until `stop` holds something, at most `count`; return how many records held no order.
 
-    RuntimeError where Kafka can't be used, OSError where standard output is gone, and whatever `handle` raises: the
-    order at hand is not stored as read then.
+    `receive` is what is done with each record, and `wait`, called before each poll, how many seconds to wait for the
+    next. RuntimeError where Kafka can't be used, OutputError where standard output is gone, and whatever `handle`
+    raises: the order at hand is not stored as read then.
     """
     orders = skipped = 0
     handled: dict[int | None, Message] = {}  # by partition, the last record whose offset is still to be stored
@@ -145,7 +195,8 @@ def follow(
             print(f"Consumer is running & subscribed to {topic} topic", flush=True)
         due = time.monotonic() + STORE_INTERVAL
         while not stop and orders != count and not (until_end and unread == set()):
-            msg = consumer.poll(0 if handled else 0.5)
+            seconds = wait(consumer)
+            msg = consumer.poll(0 if handled else seconds)
             if msg is None:
                 store(consumer, handled)
                 if KafkaError._ALL_BROKERS_DOWN in errors:
@@ -156,35 +207,26 @@ def follow(
                 elif unread:
                     unread.discard(msg.partition())
             else:
-                if receive(msg, config["bootstrap.servers"], deserialize, handle):
-                    orders += 1
-                else:
-                    skipped += 1
+                held_order = receive(consumer, msg, config, deserialize, handle)
+                if held_order is None:
+                    unread = (unread or set()) | {msg.partition()}
+                    continue
+                orders += held_order
+                skipped += not held_order
                 handled[msg.partition()] = msg
                 if time.monotonic() > due:
                     store(consumer, handled)
                     due = time.monotonic() + STORE_INTERVAL
-        store(consumer, handled)
+    except OutputError:
+        handled.clear()  # the lines that did not get out may be those of any of them, and they have to come again
+        raise
     finally:
-        with contextlib.suppress(OSError):  # where the lines did not get out, the orders have to come again
+        try:
             store(consumer, handled)
-        handled.clear()
-        close(consumer)
+        finally:
+            handled.clear()
+            close(consumer)
     return skipped
-
-
-def receive(
-    msg: Message, servers: str, deserialize: Callable[[bytes | None], Order], handle: Callable[[Order], None]
-) -> bool:
-    """Handle the order in a record; return whether it held one."""
-    try:
-        order = deserialize(msg.value())
-    except ValueError as why:
-        kcat = f"kcat -C -b {servers} -t {msg.topic()} -p {msg.partition()} -o {msg.offset()} -c 1"
-        warn(f"Skipped {msg.topic()} [{msg.partition()}] @ {msg.offset()}: {why}. Look at it: {kcat}")
-        return False
-    handle(order)
-    return True
 
 
 def store(consumer: Consumer, handled: dict[int | None, Message]) -> None:
@@ -315,6 +357,8 @@ def main(
     argv: Sequence[str] | None = None,
     deserialize: Callable[[bytes | None], Order] = from_json,
     handle: Callable[[Order], None] = show,
+    receive: Callable[..., bool | None] = receive,
+    wait: Callable[[Consumer], float] = lambda consumer: WAIT,
 ) -> int:
     """Follow the topic of the command line; return the exit status, SystemExit with 2 for wrong usage."""
     sys.stderr = sys.stderr or open(os.devnull, "w")  # closed by 2>&-
@@ -339,17 +383,21 @@ def main(
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # as nohup ignores SIGHUP
             signal.signal(number, lambda number, _: stop.append(number))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that isn't UTF-8
+        out = sys.stdout  # backslashreplace is for a terminal that isn't UTF-8
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(Output(out)), out.encoding, "backslashreplace", line_buffering=out.line_buffering
+        )
     handle = (lambda order: None) if args.quiet and handle is show else handle
     if sys.stderr.isatty() and (args.quiet or not sys.stdout.isatty()):
         handle = with_progress(handle)
     try:
-        return 1 if follow(config, args.topic, deserialize, handle, args.count, args.exit, stop) else 0
+        skipped = follow(config, args.topic, deserialize, handle, args.count, args.exit, stop, receive, wait)
+        return 1 if skipped else 0
     except ConfigError as error:
         parser.error(f"{error} (-X or -F)")
     except RuntimeError as error:
         warn(str(error))
-    except OSError as error:
+    except OutputError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush would fail too
         warn(f"Standard output could not be written: {error}. Orders that were not shown come again at the next start")
     return 1
@@ -357,7 +405,7 @@ def main(
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        status = main()
     except KeyboardInterrupt:  # before the handlers were set
         status = 130
     for number in SIGNALS:  # one that comes while the interpreter ends would change the exit status
