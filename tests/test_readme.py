@@ -16,10 +16,10 @@ UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 ELSEWHERE = ("pip install", "docker-compose", "python tests/broker.py")
 
 
-def examples(start: str) -> list[tuple[str, list[str]]]:
-    """Return the commands of README's console blocks that begin so, each with the lines printed below it."""
+def examples(start: str, readme: str = README) -> list[tuple[str, list[str]]]:
+    """Return the commands of a README's console blocks that begin so, each with the lines printed below it."""
     found: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
+    for block in re.findall(r"```console\n(.*?)```", readme, re.DOTALL):
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], []))
