@@ -54,6 +54,7 @@ whole processes, from start to end, whose output goes to a file.
 - Producers: acks=all, one partition; idempotent, except kcat and where a row says so.
 - Bare loops: confluent-kafka, the same lines. They check no order, handle neither signals nor outages, and flush at
   their end; with auto store an offset is stored before its order is printed. "10 ms": fetch.queue.backoff.ms as ours.
+- next_steps.retries.tracker: the same lines, no order fails.
 - kcat: C. Sends and prints ready bytes: no UUID, no JSON, no receipts; reads without a group.
 - kafka-producer-perf-test: JVM. Random bytes of the size of key and value, no receipts. Batches of 100 kB.
 - kafka-console-consumer: JVM. Prints bytes without parsing them; auto commit.
@@ -200,8 +201,9 @@ def peer(function: Callable[..., None], *arguments: object) -> list[str]:
 
 
 def ours(script: str, servers: str, topic: str, count: int, *options: str) -> list[str]:
-    """Return the command for producer.py or tracker.py."""
-    return [sys.executable, str(ROOT / script), "-b", servers, "-t", topic, "-c", str(count), *options]
+    """Return the command for producer.py, tracker.py or a module of next_steps."""
+    run = [str(ROOT / script)] if script.endswith(".py") else ["-m", script]
+    return [sys.executable, *run, "-b", servers, "-t", topic, "-c", str(count), *options]
 
 
 def java(arguments: str) -> list[str]:
@@ -228,9 +230,11 @@ def trackers(servers: str, topic: str, count: int) -> dict[str, list[str]]:
     """Return the commands that read orders, each in a new group."""
     group = f"{RUN}-{uuid.uuid4().hex[:8]}"
     console = f"consumer.ConsoleConsumer --bootstrap-server {servers} --topic {topic} --from-beginning"
+    retries = ["-g", f"{group}-9", "--handler", "tracker:show", "--dead-letters", f"{topic}.DLQ"]
     auto, each, ten = "enable.auto.offset.store=true", "enable.auto.offset.store=false", "fetch.queue.backoff.ms=10"
     return {
         "tracker.py": ours("tracker.py", servers, topic, count, "-g", f"{group}-1"),
+        "next_steps.retries.tracker": ours("next_steps.retries.tracker", servers, topic, count, *retries),
         "bare loop, auto store": peer(bare_tracker, servers, topic, f"{group}-2", count, auto),
         "bare loop, auto store, 10 ms": peer(bare_tracker, servers, topic, f"{group}-3", count, auto, ten),
         "bare loop, store_offsets each": peer(bare_tracker, servers, topic, f"{group}-4", count, each),
@@ -263,7 +267,7 @@ def running(command: list[str], stdout: int = subprocess.PIPE, **env: str) -> It
     """Run the command, and after the block wait for its end; RuntimeError with its stderr where it failed."""
     with tempfile.TemporaryFile() as err:
         env = os.environ | {"PYTHONUNBUFFERED": ""} | env  # what the caller's shell says must not slow some down
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=err, env=env)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=err, cwd=ROOT, env=env)
         try:
             yield child
             status = child.wait()
