@@ -165,9 +165,9 @@ def follow(
 ) -> int:
     """Handle a topic's orders until `stop` holds something, at most `count`; return how many records held no order.
 
-    `receive` is what is done with each record, and `wait`, called before each poll, how many seconds to wait for the
-    next. RuntimeError where Kafka can't be used, OutputError where standard output is gone, and whatever `handle`
-    raises: the order at hand is not stored as read then.
+    `receive` is what is done with each record, and `wait`, asked at least every STORE_INTERVAL, for how many seconds to
+    poll when no record is at hand. RuntimeError where Kafka can't be used, OutputError where standard output is gone,
+    and whatever `handle` raises: the order at hand is not stored as read then.
     """
     orders = skipped = 0
     handled: dict[int | None, Message] = {}  # by partition, the last record whose offset is still to be stored
@@ -195,8 +195,7 @@ def follow(
             print(f"Consumer is running & subscribed to {topic} topic", flush=True)
         due = time.monotonic() + STORE_INTERVAL
         while not stop and orders != count and not (until_end and unread == set()):
-            seconds = wait(consumer)
-            msg = consumer.poll(0 if handled else seconds)
+            msg = consumer.poll(0 if handled else wait(consumer))
             if msg is None:
                 store(consumer, handled)
                 if KafkaError._ALL_BROKERS_DOWN in errors:

@@ -62,7 +62,7 @@ class Retries:
     def __init__(self, topic: str, attempts: int, backoff: float, max_backoff: float) -> None:
         """Take the dead-letter topic, how often to try (0: for ever), and the first and longest pause in seconds."""
         self.topic, self.attempts, self.backoff, self.max_backoff = topic, attempts, backoff, max_backoff
-        self.failures: dict[int, Failure] = {}  # by partition
+        self.failures: dict[int | None, Failure] = {}  # by partition
         self.letters: Producer | None = None
 
     def receive(
@@ -79,15 +79,15 @@ class Retries:
         """
         if self.letters is None:  # now, and not when the first order has failed: whoever starts the tracker is here now
             self.letters = dead_letter_producer(config, self.topic)
-        here = TopicPartition(*place(msg))
-        before = self.failures.pop(here.partition, None)
-        attempts = before.attempts + 1 if before and before.place.offset == here.offset else 1
+        before = self.failures.pop(msg.partition(), None) if self.failures else None
         try:
             handle(deserialize(msg.value()))
             return True
         except tracker.OutputError:
             raise
         except Exception as error:
+            here = TopicPartition(*place(msg))
+            attempts = before.attempts + 1 if before and before.place.offset == here.offset else 1
             if isinstance(error, ValueError) or attempts == self.attempts:
                 letter = dead_letter(self.letters, self.topic, msg, error, config["group.id"], attempts)
                 warn(f"{named(msg)} failed: {describe(error)}. It became the dead letter {named(letter)}. {LIST}")
@@ -110,6 +110,8 @@ class Retries:
 
     def wait(self, consumer: Consumer) -> float:
         """Let the partitions go on that are due; return for how many seconds none will be."""
+        if not self.failures:
+            return tracker.WAIT
         now = time.monotonic()
         for failure in self.failures.values():
             if failure.due is not None and failure.due <= now:
