@@ -108,18 +108,19 @@ class Broker:
         environment = self._service["environment"] | (settings or {})
         self._environment = {name: self._outside(name, str(value)) for name, value in environment.items()}
         self.version = image_version(self._service)
-        self.bootstrap = f"127.0.0.1:{self._port(self._service['ports'][0].split(':')[-1])}"
+        self.bootstrap = f"127.0.0.1:{self.port(self._service['ports'][0].split(':')[-1])}"
 
     def _outside(self, name: str, value: str) -> str:
         """Return a variable's value as it has to be outside a container: loopback addresses and host folders."""
         if name.endswith(("LISTENERS", "VOTERS")):
-            value = re.sub(r"(//|@)[\w.-]*:(\d+)", lambda m: f"{m[1]}127.0.0.1:{self._port(m[2])}", value)
+            value = re.sub(r"(//|@)[\w.-]*:(\d+)", lambda m: f"{m[1]}127.0.0.1:{self.port(m[2])}", value)
         for volume in self._service.get("volumes", []):
             source, target = volume.split(":")[:2]
             value = value.replace(target, (self.directory / source).as_posix())
         return value
 
-    def _port(self, port: str) -> int:
+    def port(self, port: str) -> int:
+        """Return the port that stands for one of the file's."""
         if port not in self._ports:
             self._ports[port] = free_port() if self._free_ports else int(port)
         return self._ports[port]
