@@ -1,8 +1,8 @@
 """The promise under faults: what was confirmed is tracked, at least once, and the log holds it once.
 
 Real brokers and our scripts as processes, and after each fault the same five questions, in check(). The tests are
-numbered as in the table of faults; --soak repeats more often. Number 15, records that are no order, is the first test of
-test_poison.py.
+numbered as in the table of faults; --soak repeats more often. Number 15, records that are no order, is the first
+test of test_poison.py.
 """
 
 import json
@@ -371,7 +371,7 @@ def test_a_tracker_that_was_frozen_beyond_its_poll_interval_comes_back(producer,
     other = tracker(*short)
     more(other, 500)  # once the group has done without the frozen one
     frozen.popen.send_signal(signal.SIGCONT)
-    more(frozen, 5000)
+    more(frozen, 2000)
     assert sending.stop(limit=LIMIT) == 0
     assert frozen.stop() == other.stop() == 0
     last = tracker("-e")
@@ -439,9 +439,10 @@ def test_a_tracker_that_stores_too_early_loses_an_order_and_check_finds_it(
     file = orders(5)
     sending = producer("-l", file)
     assert sending.wait() == 0
-    code = "import sys, time, tracker; tracker.main(sys.argv[1:], handle=lambda _: print('Taken') or time.sleep(60))"
+    handle = "lambda order: print('Taken', flush=True) or time.sleep(60)"
+    code = f"import sys, time, tracker; tracker.main(sys.argv[1:], handle={handle})"
     store = ["-X", f"enable.auto.offset.store={early}".lower(), "-X", "auto.commit.interval.ms=100"]
-    killed = start(sys.executable, "-u", "-c", code, "-b", bootstrap, "-t", topic, "-g", topic, *store)
+    killed = start(sys.executable, "-c", code, "-b", bootstrap, "-t", topic, "-g", topic, *store)
     killed.wait_for("Taken")
     if early:
         wait_until(lambda: committed(bootstrap, topic, topic) == 1, "the commit of an order that was not handled")

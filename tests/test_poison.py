@@ -26,6 +26,12 @@ POISON = {
     "a bool for a number": json.dumps(GOOD | {"quantity": True}).encode(),
     "escape sequences": b"\x1b[2J\x1b]0;owned\x07",
     "escape sequences in a field": json.dumps(GOOD | {"quantity": "\x1b[2J\u202e"}, ensure_ascii=False).encode(),
+    "a lone surrogate": json.dumps(GOOD | {"order_id": "\ud800"}).encode(),
+    "bidi": json.dumps(GOOD | {"quantity": "\u202e5"}, ensure_ascii=False).encode(),
+    "text for a number": json.dumps(GOOD | {"quantity": "5"}).encode(),
+    "a fraction": json.dumps(GOOD | {"quantity": 5.5}).encode(),
+    "a list for text": json.dumps(GOOD | {"item": ["burger"]}).encode(),
+    "null for text": json.dumps(GOOD | {"user": None}).encode(),
     "nearly a megabyte": json.dumps(GOOD | {"user": ["x" * 900_000]}).encode(),
 }
 
