@@ -382,9 +382,10 @@ def main(
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # as nohup ignores SIGHUP
             signal.signal(number, lambda number, _: stop.append(number))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        out = sys.stdout  # backslashreplace is for a terminal that isn't UTF-8
+        out, lines = sys.stdout, sys.stdout.line_buffering or sys.stdout.write_through  # a terminal, or python -u
+        # backslashreplace is for a terminal that isn't UTF-8.
         sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(Output(out)), out.encoding, "backslashreplace", line_buffering=out.line_buffering
+            io.BufferedWriter(Output(out)), out.encoding, "backslashreplace", line_buffering=lines
         )
     handle = (lambda order: None) if args.quiet and handle is show else handle
     if sys.stderr.isatty() and (args.quiet or not sys.stdout.isatty()):
