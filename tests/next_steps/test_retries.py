@@ -394,7 +394,7 @@ def test_the_commands_of_the_readme_print_what_stands_below_them(new_broker, sta
     tracking.wait_for("dead letter", err=True)
     assert tracking.out + tracking.err == tracked
     prints_all("python -m next_steps.retries.dead_letters")
-    kitchen.stop()
+    kitchen.end()  # not by SIGINT, which is ignored in a child of a shell's background job
     prints_all("python producer.py")
     tracking.wait_for("Attempt 1 of 5, the next one in ", err=True)
     kitchen, opened = run("python -m next_steps.retries.kitchen", 1)
