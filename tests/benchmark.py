@@ -33,12 +33,12 @@ from pathlib import Path
 from typing import IO
 
 import confluent_kafka
-from broker import COMPOSE_FILE, HOME, JAVA, ROOT, Broker, fetch, image_version, missing, read_service
+from broker import COMPOSE_FILE, HOME, JAVA, ROOT, Broker, fetch, image_version, missing, read_brokers
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 Row = tuple[str, str, "float | None"]  # section, what was measured, its figure: None where it is not installed
-VERSION = image_version(read_service(COMPOSE_FILE, "kafka"))
+VERSION = image_version(read_brokers(COMPOSE_FILE)["kafka"])
 RUN = f"benchmark-{uuid.uuid4().hex[:8]}"  # what its topics and groups begin with
 LIMIT = 60  # seconds for one answer or one order
 REPEATS = 5  # in each round, of what takes less than a second

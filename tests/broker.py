@@ -2,15 +2,18 @@
 
     python tests/broker.py                               in place of `docker-compose up`, until Ctrl-C
     python tests/broker.py -- python producer.py         for one command, then stop the broker
-    python tests/broker.py --file FILE --service NAME    the broker of another Compose file
+    python tests/broker.py --file FILE                   all brokers of another Compose file
+    python tests/broker.py --file FILE --service NAME    one of them: in a terminal each, so that each can be stopped
 
 Needs Java 17 or newer and Maven, which fetches Kafka from Maven Central once. The orders stay in .kafka.
+Several brokers need an address each, 127.0.0.11 and so on. macOS has to be given them, by root: ifconfig lo0 alias ...
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import random
 import re
@@ -20,6 +23,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +39,11 @@ START_LIMIT = 120  # seconds; a loaded machine with 2 cores takes 30
 STOP_LIMIT = 30  # seconds
 
 
-def read_service(file: Path, name: str) -> dict[str, Any]:
-    """Return one service of a Compose file, each ${VARIABLE:-default} replaced as Compose does it."""
+def read_brokers(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the brokers among a Compose file's services, each ${VARIABLE:-default} replaced as Compose does it."""
     text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], file.read_text("utf-8"))
-    return yaml.safe_load(text)["services"][name]
+    services = yaml.safe_load(text)["services"].items()
+    return {name: service for name, service in services if "KAFKA_PROCESS_ROLES" in service.get("environment", {})}
 
 
 def image_version(service: dict[str, Any]) -> str:
@@ -84,9 +89,9 @@ def free_port() -> int:
 class Broker:
     """One broker process: the image's own entry point, with the `environment:` of a Compose service.
 
-    Every address becomes the loopback address and every volume a folder in `directory`. `free_ports` gives each port
-    of the file an unused one; `settings` are KAFKA_* variables that win over those of the file, and `client` is what a
-    client needs beyond the address.
+    Every host becomes a loopback address and every volume a folder in `directory`. `port` returns what stands for a
+    port of the file, None takes unused ones. `settings` are KAFKA_* variables that win over those of the file, and
+    `client` is what a client needs beyond the address.
     """
 
     def __init__(
@@ -94,18 +99,22 @@ class Broker:
         directory: Path,
         file: Path = COMPOSE_FILE,
         service: str = "kafka",
-        free_ports: bool = True,
+        port: Callable[[str], int] | None = None,
         settings: dict[str, object] | None = None,
         client: dict[str, str] | None = None,
     ) -> None:
         self.directory = directory.resolve()
         self.log = self.directory / "broker.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.port = port or functools.cache(lambda port: free_port())
         self._client = client or {}
-        self._service = read_service(file, service)
-        self._free_ports = free_ports
-        self._ports: dict[str, int] = {}
+        brokers = read_brokers(file)
+        self._service, self._service_name = brokers[service], service
         environment = self._service["environment"] | (settings or {})
+        # A broker alone is at 127.0.0.1 by each of its names. Several have ports in common, so each has an address.
+        first = 11 if len(brokers) > 1 else 1
+        self._hosts = {name: f"127.0.0.{number}" for number, name in enumerate(brokers, first)}
+        self._advertised = dict(re.findall(r"(\w+://)([\w.-]+)", str(environment["KAFKA_ADVERTISED_LISTENERS"])))
         self._environment = {name: self._outside(name, str(value)) for name, value in environment.items()}
         self.version = image_version(self._service)
         self.bootstrap = f"127.0.0.1:{self.port(self._service['ports'][0].split(':')[-1])}"
@@ -113,17 +122,17 @@ class Broker:
     def _outside(self, name: str, value: str) -> str:
         """Return a variable's value as it has to be outside a container: loopback addresses and host folders."""
         if name.endswith(("LISTENERS", "VOTERS")):
-            value = re.sub(r"(//|@)[\w.-]*:(\d+)", lambda m: f"{m[1]}127.0.0.1:{self.port(m[2])}", value)
+            value = re.sub(r"(\w+://|@)([\w.-]*):(\d+)", self._address, value)
         for volume in self._service.get("volumes", []):
             source, target = volume.split(":")[:2]
             value = value.replace(target, (self.directory / source).as_posix())
         return value
 
-    def port(self, port: str) -> int:
-        """Return the port that stands for one of the file's."""
-        if port not in self._ports:
-            self._ports[port] = free_port() if self._free_ports else int(port)
-        return self._ports[port]
+    def _address(self, found: re.Match[str]) -> str:
+        """Return what stands for a host and its port; no host, which is all of a container's, is the advertised one."""
+        listener, host, port = found.groups()
+        address = self._hosts.get(host or self._advertised.get(listener, self._service_name), "127.0.0.1")
+        return f"{listener}{address}:{self.port(port)}"
 
     def _run(self, *java_arguments: str | Path) -> subprocess.Popen[bytes]:
         """Start Java with the jars and variables of the container, out of reach of this terminal's Ctrl-C."""
@@ -141,9 +150,14 @@ class Broker:
 
     def start(self) -> Broker:
         """Start the broker and return once it answers; RuntimeError says why it did not."""
-        for port in self._ports.values():
+        self.launch()
+        return self.wait()
+
+    def launch(self) -> None:
+        """Start the process; RuntimeError says why it could not be."""
+        for address, port in re.findall(r"//([\d.]+):(\d+)", self._environment["KAFKA_LISTENERS"]):
             with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", port)) == 0:
+                if s.connect_ex((address, int(port))) == 0:
                     raise RuntimeError(f"Port {port} was taken. Stop what listens there, perhaps another broker")
         config = self.directory / "config"
         config.mkdir(parents=True, exist_ok=True)
@@ -156,6 +170,9 @@ class Broker:
         if setup.wait(START_LIMIT) and "already formatted" not in self._end_of_log():
             raise RuntimeError(f"Kafka could not be set up; the end of {self.log}:\n{self._end_of_log()}")
         self.process = self._run("kafka.Kafka", config / "server.properties")
+
+    def wait(self) -> Broker:
+        """Return once the broker answers; RuntimeError says why it did not."""
         client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0, **self._client})
         deadline = time.monotonic() + START_LIMIT
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -189,13 +206,51 @@ class Broker:
         self.stop()
 
 
+class Cluster:
+    """All brokers of a Compose file, or the one that `service` names; several have a folder each in `directory`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        file: Path = COMPOSE_FILE,
+        service: str | None = None,
+        port: Callable[[str], int] | None = None,
+    ) -> None:
+        names = list(read_brokers(file))
+        chosen = [name for name in names if service in (None, name)]
+        if not chosen:
+            raise RuntimeError(f"{file} has no broker {service or ''}. Choose one of its own: {', '.join(names)}")
+        port = port or functools.cache(lambda _: free_port())
+        folders = {name: directory / name if len(names) > 1 else directory for name in chosen}
+        self.brokers = [Broker(folder, file, name, port) for name, folder in folders.items()]
+        self.bootstrap = ",".join(broker.bootstrap for broker in self.brokers)
+
+    def __enter__(self) -> Cluster:
+        try:
+            for broker in self.brokers:
+                broker.launch()
+            for broker in self.brokers:  # none of them answers before most of them run
+                broker.wait()
+        except BaseException:
+            for broker in self.brokers:
+                broker.kill()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for broker in self.brokers:  # all at once: the last ones would look in vain for others that take over
+            broker.process.terminate()
+        for broker in self.brokers:
+            broker.stop()
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the broker until Ctrl-C or for one command; return the exit status, which is the command's."""
+    """Run the brokers until Ctrl-C or for one command; return the exit status, which is the command's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, default=COMPOSE_FILE, help="Compose file (docker-compose.yml)")
-    parser.add_argument("--service", default="kafka", help="its service (kafka)")
+    parser.add_argument("--service", help="the one of its brokers to run (all)")
     parser.add_argument("--directory", type=Path, default=HOME, help="where data, settings and log are kept (.kafka)")
-    parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="run it with the broker, then stop the broker")
+    parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="run it with the brokers, then stop them")
     args = parser.parse_args(argv)
     if lacking := missing():
         parser.exit(1, f"No broker can be started here. Install {lacking}\n")
@@ -203,21 +258,22 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stop.append(number))
     try:
-        with Broker(args.directory, args.file, args.service, free_ports=False) as broker:
-            return wait(broker, args.command, stop)
+        with Cluster(args.directory, args.file, args.service, port=int) as cluster:
+            return wait(cluster, args.command, stop)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)
         return 1
 
 
-def wait(broker: Broker, command: list[str], stop: list[int]) -> int:
-    """Return the exit status of the command, or without one 0 after a signal and 1 after the broker's own end."""
+def wait(cluster: Cluster, command: list[str], stop: list[int]) -> int:
+    """Return the exit status of the command, or without one 0 after a signal and 1 after the brokers' own end."""
     if not command:
-        print(f"Kafka {broker.version} is running at {broker.bootstrap}, Ctrl-C stops it", flush=True)
-        while not stop and broker.process.poll() is None:
+        version = cluster.brokers[0].version
+        print(f"Kafka {version} is running at {cluster.bootstrap}, Ctrl-C stops it", flush=True)
+        while not stop and any(broker.process.poll() is None for broker in cluster.brokers):
             time.sleep(0.1)
         return 0 if stop else 1
-    child = subprocess.Popen(command, env=os.environ | {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap})
+    child = subprocess.Popen(command, env=os.environ | {"KAFKA_BOOTSTRAP_SERVERS": cluster.bootstrap})
     while child.poll() is None:
         if signal.SIGTERM in stop:  # a Ctrl-C reaches the command by itself
             child.terminate()

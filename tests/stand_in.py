@@ -17,7 +17,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from broker import COMPOSE_FILE, fetch, image_version, missing, read_service
+from broker import COMPOSE_FILE, fetch, image_version, missing, read_brokers
 
 ANSWER_LIMIT = 20  # seconds that a registry gets for its first answer
 
@@ -56,7 +56,7 @@ def image(file: Path = COMPOSE_FILE, service: str = "kafka") -> str:
 
     RuntimeError says what to install where neither can be had.
     """
-    description = read_service(file, service)
+    description = read_brokers(file)[service]
     official, version = description["image"], image_version(description)
     base = f"orders-tests/java:{debian_release()}"
     if exists(official) or (not exists(base) and pull(official)):

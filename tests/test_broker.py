@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import yaml
-from broker import COMPOSE_FILE, Broker, free_port, missing, read_service
+from broker import COMPOSE_FILE, Broker, free_port, missing, read_brokers
 from conftest import INTERRUPT
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no broker can be started: install {missing()}")
@@ -65,9 +65,9 @@ def test_a_port_that_is_taken_is_said(launch):
 def test_the_settings_of_the_compose_file_reach_the_broker(tmp_path, monkeypatch):
     monkeypatch.setenv("KAFKA_NUM_PARTITIONS", "3")
     broker = Broker(tmp_path)
-    assert read_service(COMPOSE_FILE, "kafka")["environment"]["KAFKA_NUM_PARTITIONS"] == 3
+    assert read_brokers(COMPOSE_FILE)["kafka"]["environment"]["KAFKA_NUM_PARTITIONS"] == 3
     monkeypatch.delenv("KAFKA_NUM_PARTITIONS")
-    assert read_service(COMPOSE_FILE, "kafka")["environment"]["KAFKA_NUM_PARTITIONS"] == 1
+    assert read_brokers(COMPOSE_FILE)["kafka"]["environment"]["KAFKA_NUM_PARTITIONS"] == 1
     with broker:
         properties = (tmp_path / "config" / "server.properties").read_text("utf-8")
     assert "num.partitions=3\n" in properties

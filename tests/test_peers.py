@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from broker import COMPOSE_FILE, JAVA, fetch, image_version, missing, read_service
+from broker import COMPOSE_FILE, JAVA, fetch, image_version, missing, read_brokers
 from conftest import LIMIT
 
 ORDER = {"order_id": "123e4567-e89b-12d3-a456-426614174000", "user": "josé", "item": "burger", "quantity": 5}
@@ -29,7 +29,7 @@ def kafka_tool(name, *arguments, text=None):
     """Return what a command-line tool of Apache Kafka prints, its class given by name."""
     if lacking := missing():
         pytest.skip(f"no Kafka tools: install {lacking}")
-    jars = fetch(image_version(read_service(COMPOSE_FILE, "kafka")))
+    jars = fetch(image_version(read_brokers(COMPOSE_FILE)["kafka"]))
     return run(JAVA, "-cp", f"{jars}/*", f"org.apache.kafka.tools.{name}", *arguments, text=text)
 
 
