@@ -236,6 +236,7 @@ class Cluster:
         file: Path = COMPOSE_FILE,
         service: str | None = None,
         port: Callable[[str], int] | None = None,
+        settings: dict[str, object] | None = None,
     ) -> None:
         names = list(read_brokers(file))
         chosen = [name for name in names if service in (None, name)]
@@ -243,7 +244,7 @@ class Cluster:
             raise RuntimeError(f"{file} has no broker {service or ''}. Choose one of its own: {', '.join(names)}")
         port = port or functools.cache(lambda _: free_port())
         folders = {name: directory / name if len(names) > 1 else directory for name in chosen}
-        self.brokers = [Broker(folder, file, name, port) for name, folder in folders.items()]
+        self.brokers = [Broker(folder, file, name, port, settings) for name, folder in folders.items()]
         self.bootstrap = ",".join(broker.bootstrap for broker in self.brokers)
 
     def __enter__(self) -> Cluster:

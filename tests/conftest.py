@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,8 @@ import pytest
 from broker import COMPOSE_FILE, ROOT, Broker, missing
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+
+from producer import new_order
 
 LIMIT = 30  # seconds for whatever a test waits for; far more than it takes, since machines differ
 POLL = 0.02  # seconds between two looks at a condition
@@ -199,6 +202,19 @@ def producer(start: Callable[..., Process], bootstrap: str, topic: str) -> Calla
 def tracker(start: Callable[..., Process], bootstrap: str, topic: str) -> Callable[..., Process]:
     """A function that starts tracker.py with this test's broker, topic and group; arguments given win over these."""
     return partial(start, sys.executable, "tracker.py", "-b", bootstrap, "-t", topic, "-g", topic)
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a file with so many orders, each of a user of its own, and returns it."""
+
+    def write(count: int, prefix: str = "u") -> Path:
+        file = tmp_path / f"{prefix}.jsonl"
+        lines = (new_order(f"{prefix}{number}", "x", 1) for number in range(count))
+        file.write_text("".join(json.dumps(order) + "\n" for order in lines))
+        return file
+
+    return write
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int = 1) -> None:

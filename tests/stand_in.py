@@ -47,16 +47,16 @@ exec java -Xmx1g -Dlog4j2.level=INFO -cp '/opt/kafka/libs/*' kafka.Kafka /opt/ka
 """
 
 TOPICS = """#!/bin/sh
-exec java -Xmx256m -cp '/opt/kafka/libs/*' org.apache.kafka.tools.TopicCommand "$@"
+exec java -Xmx256m -XX:TieredStopAtLevel=1 -cp '/opt/kafka/libs/*' org.apache.kafka.tools.TopicCommand "$@"
 """
 
 
-def image(file: Path = COMPOSE_FILE, service: str = "kafka") -> str:
-    """Return the name of an image that is there: the one that the service names, otherwise the stand-in for it.
+def image(file: Path = COMPOSE_FILE) -> str:
+    """Return the name of an image that is there: the one that the file names, otherwise the stand-in for it.
 
     RuntimeError says what to install where neither can be had.
     """
-    description = read_brokers(file)[service]
+    description, *_ = read_brokers(file).values()
     official, version = description["image"], image_version(description)
     base = f"orders-tests/java:{debian_release()}"
     if exists(official) or (not exists(base) and pull(official)):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import stand_in
-from broker import COMPOSE_FILE, ROOT
+from broker import COMPOSE_FILE, ROOT, read_brokers
 from confluent_kafka.admin import AdminClient
 from conftest import create_topic, wait_until
 
@@ -35,43 +37,46 @@ def succeeds(*command: str) -> bool:
 
 
 class Project:
-    """docker-compose.yml under a project name of the tests, run by one of the Compose commands."""
+    """A Compose file under a project name of the tests, run by one of the Compose commands."""
 
-    def __init__(self, command: str, image: str) -> None:
-        self.command, self.image = command.split(), image
+    def __init__(self, command: str, image: str, file: Path = COMPOSE_FILE) -> None:
+        self.command, self.image, self.file = command.split(), image, file
         self.options = ["-d", "--wait"] if command == "docker compose" else ["-d"]
+        self.services = list(read_brokers(file))
 
     def compose(self, *arguments: str, **variables: str) -> str:
         """Return what the Compose command printed; of KAFKA_* variables it sees the given ones only."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
         environment = inherited | {"KAFKA_IMAGE": self.image} | variables
-        return run(*self.command, "-p", PROJECT, "-f", str(COMPOSE_FILE), *arguments, env=environment)
+        return run(*self.command, "-p", PROJECT, "-f", str(self.file), *arguments, env=environment)
 
     def up(self, **variables: str) -> None:
-        """Start the broker, or replace it where a variable has changed, and return when it is healthy."""
+        """Start the brokers, or replace them where a variable has changed, and return when they are healthy."""
         self.compose("up", *self.options, **variables)
-        self.wait_for("healthy")
+        for service in self.services:
+            self.wait_for("healthy", service)
 
     def down(self, *options: str) -> None:
-        """Stop the broker and remove what `down` does, and the unnamed volumes, which it leaves behind."""
-        mounts = self.inspect("{{range .Mounts}}{{.Name}} {{end}}").split() if self.container() else []
+        """Stop the brokers and remove what `down` does, and the unnamed volumes, which it leaves behind."""
+        mounts = "{{range .Mounts}}{{.Name}} {{end}}"
+        names = " ".join(self.inspect(mounts, service) for service in self.services if self.container(service))
         self.compose("down", *options)
-        assert not self.container()
-        for name in mounts:
+        assert not any(self.container(service) for service in self.services)
+        for name in names.split():
             if not name.startswith(PROJECT):
                 run("docker", "volume", "rm", "-f", name)
 
-    def container(self) -> str:
-        """Return the id of the broker's container, "" for none."""
-        return self.compose("ps", "-q", "kafka")
+    def container(self, service: str = "kafka") -> str:
+        """Return the id of a broker's container, "" for none."""
+        return self.compose("ps", "-q", service)
 
-    def inspect(self, template: str) -> str:
-        return run("docker", "inspect", "-f", template, self.container())
+    def inspect(self, template: str, service: str = "kafka") -> str:
+        return run("docker", "inspect", "-f", template, self.container(service))
 
-    def wait_for(self, health: str) -> None:
-        """Return when the broker's healthcheck says so: starting, healthy or unhealthy."""
-        ask = ["docker", "inspect", "-f", "{{.State.Health.Status}}", self.container()]
-        wait_until(lambda: run(*ask) == health, f"a broker that is {health}", HEALTH_LIMIT)
+    def wait_for(self, health: str, service: str = "kafka") -> None:
+        """Return when a broker's healthcheck says so: starting, healthy or unhealthy."""
+        ask = ["docker", "inspect", "-f", "{{.State.Health.Status}}", self.container(service)]
+        wait_until(lambda: run(*ask) == health, f"{service} to be {health}", HEALTH_LIMIT)
 
 
 COMMANDS = [name for name in ("docker-compose", "docker compose") if succeeds(*name.split(), "version")]
@@ -83,13 +88,13 @@ def command(request: pytest.FixtureRequest) -> str:
     return request.param or pytest.skip("no Compose command: install Docker (Debian: docker.io docker-compose)")
 
 
-@pytest.fixture(scope="module")
-def project(command: str) -> Iterator[Project]:
-    """The broker of docker-compose.yml, started and healthy."""
+@contextlib.contextmanager
+def running(command: str, file: Path = COMPOSE_FILE) -> Iterator[Project]:
+    """Start the brokers of a Compose file and yield them when they are healthy; skip the test where they can't be."""
     if not succeeds("docker", "info"):
         pytest.skip("no Docker engine answers: install Docker (Debian: docker.io), start it, and be allowed to use it")
     try:
-        project = Project(command, stand_in.image())
+        project = Project(command, stand_in.image(file), file)
     except RuntimeError as error:
         pytest.skip(str(error))
     project.down("-v")  # what an earlier run may have left when it was killed
@@ -100,6 +105,13 @@ def project(command: str) -> Iterator[Project]:
         yield project
     finally:
         project.down("-v")
+
+
+@pytest.fixture(scope="module")
+def project(command: str) -> Iterator[Project]:
+    """The broker of docker-compose.yml, started and healthy."""
+    with running(command) as project:
+        yield project
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,6 @@ import pytest
 from conftest import INTERRUPT, committed, create_topic, records, wait_until
 from proxy import Proxy
 
-import producer as producer_script
-
 pytestmark = pytest.mark.timeout(900)  # each wait has a limit of its own, far below
 posix = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL, SIGSTOP and file size limits are POSIX")
 LIMIT = 90  # seconds for what a restart of the broker may delay
@@ -32,19 +30,6 @@ def repeats(request):
     """A function that returns how often to inject a fault: so many times, or with --soak so many."""
     soak = request.config.getoption("--soak")
     return lambda usually, soaking: soaking if soak else usually
-
-
-@pytest.fixture
-def orders(tmp_path):
-    """A function that writes a file with so many orders, each of a user of its own, and returns it."""
-
-    def write(count, prefix="u"):
-        file = tmp_path / f"{prefix}.jsonl"
-        lines = (producer_script.new_order(f"{prefix}{number}", "x", 1) for number in range(count))
-        file.write_text("".join(json.dumps(order) + "\n" for order in lines))
-        return file
-
-    return write
 
 
 @pytest.fixture
