@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import IO
 
 import confluent_kafka
+import peers
 from broker import COMPOSE_FILE, HOME, JAVA, ROOT, Broker, fetch, image_version, missing, read_brokers
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -63,127 +64,6 @@ whole processes, from start to end, whose output goes to a file.
 - Tracker first: it has made the topic and joins a new group; from an order's delivery report to its line.
 - Memory: the most that was resident, the largest number of orders over the smallest.
 """
-
-
-# The peers. Each runs in a process that holds json, sys, uuid and the function alone: see peer().
-
-
-def bare_producer(servers: str, topic: str, count: str, *properties: str) -> None:
-    """Produce orders with confluent-kafka."""
-    from confluent_kafka import Producer
-
-    def report(err, msg):
-        print(f"Message delivered {msg.value().decode()}" if err is None else f"Failed: {err}")
-
-    producer = Producer({"bootstrap.servers": servers, **dict(p.split("=") for p in properties)})
-    for _ in range(int(count)):
-        order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
-        value = json.dumps(order).encode()
-        while True:
-            try:
-                producer.produce(topic, value, order["order_id"], on_delivery=report)
-                break
-            except BufferError:
-                producer.poll(0.1)
-        producer.poll(0)
-    producer.flush()
-
-
-def aiokafka_producer(servers: str, topic: str, count: str) -> None:
-    """Produce orders with aiokafka."""
-    import asyncio
-
-    from aiokafka import AIOKafkaProducer
-
-    async def produce():
-        options = {"acks": "all", "enable_idempotence": True, "linger_ms": 5, "max_batch_size": 100_000}
-        async with AIOKafkaProducer(bootstrap_servers=servers, **options) as producer:
-            for _ in range(int(count)):
-                order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
-                value = json.dumps(order).encode()
-                sent = await producer.send(topic, value, order["order_id"].encode())
-                sent.add_done_callback(lambda s, v=value: s.result() and print(f"Message delivered {v.decode()}"))
-
-    asyncio.run(produce())
-
-
-def kafka_python_producer(servers: str, topic: str, count: str) -> None:
-    """Produce orders with kafka-python."""
-    from kafka import KafkaProducer
-
-    options = {"acks": "all", "enable_idempotence": True, "linger_ms": 5, "batch_size": 100_000}
-    producer = KafkaProducer(bootstrap_servers=servers, **options)
-    for _ in range(int(count)):
-        order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
-        value = json.dumps(order).encode()
-        sent = producer.send(topic, value, order["order_id"].encode())
-        sent.add_callback(lambda _, v=value: print(f"Message delivered {v.decode()}"))
-    producer.close()
-
-
-def bare_tracker(servers: str, topic: str, group: str, count: str, *properties: str) -> None:
-    """Print orders that confluent-kafka reads."""
-    from confluent_kafka import Consumer
-
-    config = {"bootstrap.servers": servers, "group.id": group, "auto.offset.reset": "earliest"}
-    config.update(p.split("=") for p in properties)
-    store_each = config.get("enable.auto.offset.store") == "false"
-    consumer = Consumer(config)
-    consumer.subscribe([topic])
-    orders = 0
-    while orders < int(count):
-        msg = consumer.poll(1)
-        if msg is None or msg.error():
-            continue
-        order = json.loads(msg.value())
-        print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
-        if store_each:
-            consumer.store_offsets(msg)
-        orders += 1
-    consumer.close()
-
-
-def aiokafka_tracker(servers: str, topic: str, group: str, count: str) -> None:
-    """Print orders that aiokafka reads."""
-    import asyncio
-
-    from aiokafka import AIOKafkaConsumer
-
-    async def track():
-        options = {"group_id": group, "auto_offset_reset": "earliest"}
-        async with AIOKafkaConsumer(topic, bootstrap_servers=servers, **options) as consumer:
-            orders = 0
-            while orders < int(count):
-                for messages in (await consumer.getmany(timeout_ms=1000)).values():
-                    for order in map(json.loads, [msg.value for msg in messages]):
-                        print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
-                    orders += len(messages)
-
-    asyncio.run(track())
-
-
-def kafka_python_tracker(servers: str, topic: str, group: str, count: str) -> None:
-    """Print orders that kafka-python reads."""
-    from kafka import KafkaConsumer
-
-    options = {"group_id": group, "auto_offset_reset": "earliest", "max_poll_records": 5000}
-    consumer = KafkaConsumer(topic, bootstrap_servers=servers, **options)
-    orders = 0
-    while orders < int(count):
-        for messages in consumer.poll(timeout_ms=1000).values():
-            for order in map(json.loads, [msg.value for msg in messages]):
-                print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
-            orders += len(messages)
-    consumer.close()
-
-
-def peak_memory(*command: str) -> None:
-    """Run the command and print its peak memory in bytes; a child inherits its parent's peak, so this one is small."""
-    import resource
-    import subprocess
-
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
 
 
 # The commands that are compared, by the names of their rows; ours comes first.
@@ -217,12 +97,12 @@ def producers(servers: str, topic: str, count: int, lines: Path) -> dict[str, li
     perf += f" --record-size {len(KEY + VALUE)} --command-property acks=all enable.idempotence=true batch.size=100000"
     return {
         "producer.py": ours("producer.py", servers, topic, count),
-        "bare loop": peer(bare_producer, servers, topic, count, "enable.idempotence=true"),
-        "bare loop, not idempotent": peer(bare_producer, servers, topic, count),
+        "bare loop": peer(peers.bare_producer, servers, topic, count, "enable.idempotence=true"),
+        "bare loop, not idempotent": peer(peers.bare_producer, servers, topic, count),
         "kcat": [*f"kcat -P -b {servers} -t {topic} -K: -l".split(), str(lines)],
         "kafka-producer-perf-test": java(perf),
-        "aiokafka": peer(aiokafka_producer, servers, topic, count),
-        "kafka-python": peer(kafka_python_producer, servers, topic, count),
+        "aiokafka": peer(peers.aiokafka_producer, servers, topic, count),
+        "kafka-python": peer(peers.kafka_python_producer, servers, topic, count),
     }
 
 
@@ -231,18 +111,21 @@ def trackers(servers: str, topic: str, count: int) -> dict[str, list[str]]:
     group = f"{RUN}-{uuid.uuid4().hex[:8]}"
     console = f"consumer.ConsoleConsumer --bootstrap-server {servers} --topic {topic} --from-beginning"
     retries = ["-g", f"{group}-9", "--handler", "tracker:show", "--dead-letters", f"{topic}.DLQ"]
+    bare = peers.bare_tracker
     auto, each, ten = "enable.auto.offset.store=true", "enable.auto.offset.store=false", "fetch.queue.backoff.ms=10"
     return {
         "tracker.py": ours("tracker.py", servers, topic, count, "-g", f"{group}-1"),
         "next_steps.retries.tracker": ours("next_steps.retries.tracker", servers, topic, count, *retries),
-        "bare loop, auto store": peer(bare_tracker, servers, topic, f"{group}-2", count, auto),
-        "bare loop, auto store, 10 ms": peer(bare_tracker, servers, topic, f"{group}-3", count, auto, ten),
-        "bare loop, store_offsets each": peer(bare_tracker, servers, topic, f"{group}-4", count, each),
-        "bare loop, store_offsets each, 10 ms": peer(bare_tracker, servers, topic, f"{group}-5", count, each, ten),
+        "bare loop, auto store": peer(bare, servers, topic, f"{group}-2", count, auto),
+        "bare loop, auto store, 10 ms": peer(bare, servers, topic, f"{group}-3", count, auto, ten),
+        "bare loop, store_offsets each": peer(bare, servers, topic, f"{group}-4", count, each),
+        "bare loop, store_offsets each, 10 ms": peer(
+            peers.bare_tracker, servers, topic, f"{group}-5", count, each, ten
+        ),
         "kcat": f"kcat -C -b {servers} -t {topic} -o beginning -c {count} -q".split(),
         "kafka-console-consumer": java(f"{console} --group {group}-6 --max-messages {count}"),
-        "aiokafka": peer(aiokafka_tracker, servers, topic, f"{group}-7", count),
-        "kafka-python": peer(kafka_python_tracker, servers, topic, f"{group}-8", count),
+        "aiokafka": peer(peers.aiokafka_tracker, servers, topic, f"{group}-7", count),
+        "kafka-python": peer(peers.kafka_python_tracker, servers, topic, f"{group}-8", count),
     }
 
 
@@ -384,7 +267,7 @@ def memory(servers: str, orders: int) -> Iterator[Row]:
         topic = new_topic(servers)
         for script in ("producer.py", "tracker.py"):
             options = ["-g", topic] if script == "tracker.py" else []
-            with running(peer(peak_memory, *ours(script, servers, topic, count, *options))) as child:
+            with running(peer(peers.peak_memory, *ours(script, servers, topic, count, *options))) as child:
                 yield f"Peak memory of {script}, MB", f"{count:,} orders", int(child.stdout.read()) / 1e6
 
 

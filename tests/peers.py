@@ -1,0 +1,126 @@
+"""The clients that benchmark.py compares. Each function runs in a process of its own, see benchmark.peer().
+
+That process holds json, sys, uuid and the function alone.
+"""
+
+import json
+import sys
+import uuid
+
+
+def bare_producer(servers: str, topic: str, count: str, *properties: str) -> None:
+    """Produce orders with confluent-kafka."""
+    from confluent_kafka import Producer
+
+    def report(err, msg):
+        print(f"Message delivered {msg.value().decode()}" if err is None else f"Failed: {err}")
+
+    producer = Producer({"bootstrap.servers": servers, **dict(p.split("=") for p in properties)})
+    for _ in range(int(count)):
+        order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
+        value = json.dumps(order).encode()
+        while True:
+            try:
+                producer.produce(topic, value, order["order_id"], on_delivery=report)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
+    producer.flush()
+
+
+def aiokafka_producer(servers: str, topic: str, count: str) -> None:
+    """Produce orders with aiokafka."""
+    import asyncio
+
+    from aiokafka import AIOKafkaProducer
+
+    async def produce():
+        options = {"acks": "all", "enable_idempotence": True, "linger_ms": 5, "max_batch_size": 100_000}
+        async with AIOKafkaProducer(bootstrap_servers=servers, **options) as producer:
+            for _ in range(int(count)):
+                order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
+                value = json.dumps(order).encode()
+                sent = await producer.send(topic, value, order["order_id"].encode())
+                sent.add_done_callback(lambda s, v=value: s.result() and print(f"Message delivered {v.decode()}"))
+
+    asyncio.run(produce())
+
+
+def kafka_python_producer(servers: str, topic: str, count: str) -> None:
+    """Produce orders with kafka-python."""
+    from kafka import KafkaProducer
+
+    options = {"acks": "all", "enable_idempotence": True, "linger_ms": 5, "batch_size": 100_000}
+    producer = KafkaProducer(bootstrap_servers=servers, **options)
+    for _ in range(int(count)):
+        order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
+        value = json.dumps(order).encode()
+        sent = producer.send(topic, value, order["order_id"].encode())
+        sent.add_callback(lambda _, v=value: print(f"Message delivered {v.decode()}"))
+    producer.close()
+
+
+def bare_tracker(servers: str, topic: str, group: str, count: str, *properties: str) -> None:
+    """Print orders that confluent-kafka reads."""
+    from confluent_kafka import Consumer
+
+    config = {"bootstrap.servers": servers, "group.id": group, "auto.offset.reset": "earliest"}
+    config.update(p.split("=") for p in properties)
+    store_each = config.get("enable.auto.offset.store") == "false"
+    consumer = Consumer(config)
+    consumer.subscribe([topic])
+    orders = 0
+    while orders < int(count):
+        msg = consumer.poll(1)
+        if msg is None or msg.error():
+            continue
+        order = json.loads(msg.value())
+        print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
+        if store_each:
+            consumer.store_offsets(msg)
+        orders += 1
+    consumer.close()
+
+
+def aiokafka_tracker(servers: str, topic: str, group: str, count: str) -> None:
+    """Print orders that aiokafka reads."""
+    import asyncio
+
+    from aiokafka import AIOKafkaConsumer
+
+    async def track():
+        options = {"group_id": group, "auto_offset_reset": "earliest"}
+        async with AIOKafkaConsumer(topic, bootstrap_servers=servers, **options) as consumer:
+            orders = 0
+            while orders < int(count):
+                for messages in (await consumer.getmany(timeout_ms=1000)).values():
+                    for order in map(json.loads, [msg.value for msg in messages]):
+                        print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
+                    orders += len(messages)
+
+    asyncio.run(track())
+
+
+def kafka_python_tracker(servers: str, topic: str, group: str, count: str) -> None:
+    """Print orders that kafka-python reads."""
+    from kafka import KafkaConsumer
+
+    options = {"group_id": group, "auto_offset_reset": "earliest", "max_poll_records": 5000}
+    consumer = KafkaConsumer(topic, bootstrap_servers=servers, **options)
+    orders = 0
+    while orders < int(count):
+        for messages in consumer.poll(timeout_ms=1000).values():
+            for order in map(json.loads, [msg.value for msg in messages]):
+                print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
+            orders += len(messages)
+    consumer.close()
+
+
+def peak_memory(*command: str) -> None:
+    """Run the command and print its peak memory in bytes; a child inherits its parent's peak, so this one is small."""
+    import resource
+    import subprocess
+
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
