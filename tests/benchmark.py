@@ -1,11 +1,13 @@
-"""Measure the pair beside other Kafka clients, and print one Markdown table.
+"""Measure the pair beside other Kafka clients, or how it scales, and print one Markdown table.
 
     python -m pip install -r tests/requirements-benchmark.txt     and Debian's kcat
     python tests/benchmark.py                                     some seven minutes on a quiet machine with 2 cores
+    python tests/benchmark.py --scale                             many trackers, three brokers, many orders: an hour
     python tests/benchmark.py --rounds 1 --orders 10000           a quick look
 
-All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS. Each round measures everything in turn, so that a machine
-that slows down does so for all. What is not installed is shown as that. Runs on Linux and macOS.
+All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS; --scale on three of its own. Each round measures
+everything in turn, so that a machine that slows down does so for all. What is not installed is shown as that. Runs on
+Linux and macOS.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ import json
 import os
 import platform
 import queue
+import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -34,7 +38,7 @@ from typing import IO
 
 import confluent_kafka
 import peers
-from broker import COMPOSE_FILE, HOME, JAVA, ROOT, Broker, fetch, image_version, missing, read_brokers
+from broker import COMPOSE_FILE, HOME, JAVA, ROOT, Broker, Cluster, fetch, image_version, missing, read_brokers
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -63,6 +67,21 @@ whole processes, from start to end, whose output goes to a file.
 - Latency: from before produce() in another process, linger.ms 0, to the line; {PACED} orders, {RATE} a second.
 - Tracker first: it has made the topic and joins a new group; from an order's delivery report to its line.
 - Memory: the most that was resident, the largest number of orders over the smallest.
+"""
+CLUSTER_FILE = ROOT / "next_steps" / "load_balancing" / "docker-compose.yml"
+PARTITIONS, HANDLED = 6, 5_000  # of a topic that trackers share, and how many orders each of them handles
+PAUSE = 0.02  # seconds from one order to the next in each partition, for trackers that take over
+SCALE_NOTES = f"""
+Medians (lowest to highest). The last column divides the first row of its section by the row. Three brokers on this one
+machine, with the settings of {CLUSTER_FILE.relative_to(ROOT)}: each order is on all of them.
+
+- Tracking: {PARTITIONS} partitions with orders for all, a handler that waits 1 ms by time.sleep(0.001), which takes as
+  long as its row says; the rate while every tracker handles orders.
+- Taking over: of three trackers, two partitions each and one order every {PAUSE} s in each of them, one gets a signal;
+  until another one has printed an order of each partition that it had. session.timeout.ms is 10 s.
+- A killed leader: from its end to the line of an order that was sent right after it, to the only partition. It is given
+  up after broker.session.timeout.ms, 9 s; some 4 s more where it was the active controller too.
+- Cost: wall-clock time of a whole process, its lines thrown away, divided by its orders; one partition.
 """
 
 
@@ -146,11 +165,13 @@ def absent() -> set[str]:
 
 
 @contextlib.contextmanager
-def running(command: list[str], stdout: int = subprocess.PIPE, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], stdout: int = subprocess.PIPE, stdin: int = subprocess.DEVNULL, **env: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command, and after the block wait for its end; RuntimeError with its stderr where it failed."""
     with tempfile.TemporaryFile() as err:
         env = os.environ | {"PYTHONUNBUFFERED": ""} | env  # what the caller's shell says must not slow some down
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=err, cwd=ROOT, env=env)
+        child = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=err, cwd=ROOT, env=env)
         try:
             yield child
             status = child.wait()
@@ -161,10 +182,10 @@ def running(command: list[str], stdout: int = subprocess.PIPE, **env: str) -> It
             raise RuntimeError(f"{command} ended with {status}: {err.read().decode(errors='replace')}")
 
 
-def new_topic(servers: str) -> str:
-    """Return the name of a topic with one partition, made for this run."""
+def new_topic(servers: str, partitions: int = 1) -> str:
+    """Return the name of a topic that is made for this run."""
     admin, topic = AdminClient({"bootstrap.servers": servers, "log_level": 2}), f"{RUN}-{uuid.uuid4().hex[:8]}"
-    admin.create_topics([NewTopic(topic, 1)])[topic].result(LIMIT)
+    admin.create_topics([NewTopic(topic, partitions)])[topic].result(LIMIT)
     return topic
 
 
@@ -271,9 +292,132 @@ def memory(servers: str, orders: int) -> Iterator[Row]:
                 yield f"Peak memory of {script}, MB", f"{count:,} orders", int(child.stdout.read()) / 1e6
 
 
-def table(figures: dict[str, dict[str, list[float | None]]]) -> Iterator[str]:
-    """Yield the lines of the Markdown table."""
-    yield from ("| | figure | ours ÷ this |", "|---|--:|--:|")
+# How it scales.
+
+
+def shared_work(servers: str) -> Iterator[Row]:
+    """Yield the rates of several trackers whose handler takes 1 ms, and their part of what is ideal."""
+    topic, most = new_topic(servers, PARTITIONS), PARTITIONS
+    with running(ours("producer.py", servers, topic, 2 * most * HANDLED, "-q")):
+        pass
+    start = time.monotonic()
+    for _ in range(500):
+        time.sleep(0.001)
+    yield "time.sleep(0.001), ms", "as measured", (time.monotonic() - start) * 2
+    alone = 0.0
+    for count in (1, 2, 4, most):
+        group = ["-b", servers, "-t", topic, "-g", f"{topic}-{count}", "-c", HANDLED]
+        with contextlib.ExitStack() as files:
+            outs = [files.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+            with contextlib.ExitStack() as trackers:
+                for out in outs:
+                    trackers.enter_context(running(peer(peers.waiting_tracker, *group), out.fileno()))
+            moments = []
+            for out in outs:
+                out.seek(0)
+                moments.append([float(line.split()[1]) for line in out if line.startswith(b"Handled")])
+        first, last = max(own[0] for own in moments), min(own[-1] for own in moments)
+        rate = sum(first < moment <= last for moment in itertools.chain(*moments)) / (last - first)
+        alone = rate if count == 1 else alone
+        name = f"{count} tracker{'s' if count > 1 else ''}"
+        yield "Tracking with a handler of 1 ms, orders/s", name, rate
+        yield "Tracking, part of as many times what one does", name, rate / count / alone
+        yield "Tracking, part of as many times 1,000 orders/s", name, rate / count / 1000
+
+
+def take_over(servers: str, number: int, *options: str) -> float:
+    """Return the seconds from a signal to one of three trackers until the others printed orders of its partitions."""
+    topic, done = new_topic(servers, PARTITIONS), threading.Event()
+    lines: queue.SimpleQueue[tuple[float, int, int]] = queue.SimpleQueue()  # when, which tracker, which partition
+
+    def read(tracker: int, out: IO[bytes]) -> None:
+        for line in out:
+            if line.startswith(b"Message received"):
+                lines.put((time.perf_counter(), tracker, int(line.split()[-1])))
+
+    def feed() -> None:
+        producer = Producer({"bootstrap.servers": servers, "linger.ms": 0, "log_level": 2})
+        while not done.wait(PAUSE):
+            for partition in range(PARTITIONS):
+                producer.produce(topic, VALUE.replace("john", str(partition)), KEY, partition)
+            producer.poll(0)
+        producer.flush(LIMIT)
+
+    with contextlib.ExitStack() as stack:
+        children = []
+        for tracker in range(3):
+            command = ours("tracker.py", servers, topic, sys.maxsize, "-g", topic, *options)
+            children.append(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT))
+            stack.callback(children[-1].kill)
+            threading.Thread(target=read, args=[tracker, children[-1].stdout], daemon=True).start()
+        stack.callback(done.set)
+        threading.Thread(target=feed, daemon=True).start()
+        owners: dict[int, int] = {}
+        settled = 0  # how many lines came since a partition went to another tracker
+        while settled < 2 / PAUSE or len(set(owners.values())) < 3:
+            _, tracker, partition = lines.get(timeout=LIMIT)
+            settled = settled + 1 if owners.get(partition) == tracker else 0
+            owners[partition] = tracker
+        lost = {partition for partition, tracker in owners.items() if tracker == 0}
+        time.sleep(random.random())  # noqa: S311 - heartbeats come once a second, and the signal at any time between
+        signalled = time.perf_counter()
+        children[0].send_signal(number)
+        while lost:
+            moment, tracker, partition = lines.get(timeout=LIMIT)
+            if tracker != 0:
+                lost.discard(partition)
+        return moment - signalled
+
+
+def taking_over(servers: str) -> Iterator[Row]:
+    """Yield the times that other trackers take to replace one that stops, and one that is killed."""
+    section, often = "One of three trackers ends, until others print its orders, s", "heartbeat.interval.ms=500"
+    for _ in range(2):
+        yield section, "SIGTERM", take_over(servers, signal.SIGTERM)
+        yield section, f"SIGTERM, {often}", take_over(servers, signal.SIGTERM, "-X", often)
+    yield section, "SIGKILL", take_over(servers, signal.SIGKILL)
+
+
+def killed_leader(cluster: Cluster) -> Iterator[Row]:
+    """Yield the time from the end of a partition's leader to the next confirmed order."""
+    topic = new_topic(cluster.bootstrap)
+    with running(ours("producer.py", cluster.bootstrap, topic, 2, "-l", "-"), stdin=subprocess.PIPE) as child:
+
+        def confirm_an_order() -> None:
+            child.stdin.write(f"{VALUE}\n".encode())
+            child.stdin.flush()
+            child.stdout.readline()
+
+        confirm_an_order()
+        admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 2})
+        leader = cluster.brokers[admin.list_topics(topic, LIMIT).topics[topic].partitions[0].leader - 1]
+        leader.kill()
+        killed = time.perf_counter()
+        confirm_an_order()
+        yield "A leader is killed, until the next confirmed order, s", "SIGKILL", time.perf_counter() - killed
+    leader.start()
+    for each in admin.list_topics(timeout=LIMIT).topics:
+        while any(len(p.isrs) < 3 for p in admin.list_topics(each, LIMIT).topics[each].partitions.values()):
+            time.sleep(0.1)
+
+
+def cost(servers: str, orders: int) -> Iterator[Row]:
+    """Yield what an order costs producer and tracker, and their peak memory, with many orders and ten times as many."""
+    admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
+    for count in (orders, orders * 10):
+        topic = new_topic(servers)
+        for script, options in (("producer.py", []), ("tracker.py", ["-g", topic])):
+            start = time.perf_counter()
+            with running(peer(peers.peak_memory, *ours(script, servers, topic, count, *options))) as child:
+                memory = int(child.stdout.read()) / 1e6
+            yield f"Cost of an order in {script}, µs", f"{count:,} orders", (time.perf_counter() - start) / count * 1e6
+            yield f"Peak memory of {script}, MB", f"{count:,} orders", memory
+        admin.delete_topics([topic])[topic].result(LIMIT)  # three times ten million orders are 6 GB
+
+
+def table(figures: dict[str, dict[str, list[float | None]]], first_row: str) -> Iterator[str]:
+    """Yield the lines of the Markdown table, with a name for the first row of each section."""
+    yield from (f"| | figure | {first_row} ÷ this |", "|---|--:|--:|")
     for section, rows in figures.items():
         yield f"| **{section}** | | |"
         first = 0.0
@@ -288,38 +432,71 @@ def table(figures: dict[str, dict[str, list[float | None]]]) -> Iterator[str]:
                 yield f"| {name} | not installed | |"
 
 
-def main() -> int:
-    """Print the table; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often everything is measured (5)")
-    parser.add_argument("--orders", type=int, default=200_000, metavar="N", help="orders of a bulk (200000)")
-    args = parser.parse_args()
-    if missing() and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        parser.exit(1, f"No broker can be started here. Install {missing()}, or set KAFKA_BOOTSTRAP_SERVERS\n")
-    figures: dict[str, dict[str, list[float | None]]] = {}
+@contextlib.contextmanager
+def comparison(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
+    """Start a broker, and yield a function that measures the pair beside other clients once."""
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or stack.enter_context(Broker(folder / "broker")).bootstrap
         if not missing():
             fetch(VERSION)
         one, lines, tracked = folder / "one", folder / "lines", new_topic(servers)
         one.write_text(f"{KEY}:{VALUE}\n")
-        lines.write_text(f"{KEY}:{VALUE}\n" * args.orders)
-        rate(ours("producer.py", servers, tracked, args.orders), args.orders, args.orders)
-        for number in range(1, args.rounds + 1):
-            rows = [start_up(servers, tracked, one) for _ in range(REPEATS)]
-            rows += [bulk(servers, tracked, args.orders, lines), latency(servers)]
-            rows += [tracker_first(servers, pause) for _ in range(REPEATS) for pause in (0, 1)]
-            for section, name, figure in itertools.chain(*rows, memory(servers, args.orders)):
-                figures.setdefault(section, {}).setdefault(name, []).append(figure)
-                print(f"{number}/{args.rounds} {section}: {name} {figure}", file=sys.stderr)
+        lines.write_text(f"{KEY}:{VALUE}\n" * orders)
+        rate(ours("producer.py", servers, tracked, orders), orders, orders)
+
+        def measured() -> Iterator[Row]:
+            for _ in range(REPEATS):
+                yield from start_up(servers, tracked, one)
+            yield from bulk(servers, tracked, orders, lines)
+            yield from latency(servers)
+            for _ in range(REPEATS):
+                for pause in (0, 1):
+                    yield from tracker_first(servers, pause)
+            yield from memory(servers, orders)
+
+        yield measured
         admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
         made = [topic for topic in admin.list_topics(timeout=LIMIT).topics if topic.startswith(RUN)]
         for deleted in admin.delete_topics(made).values():
             deleted.result(LIMIT)
+
+
+@contextlib.contextmanager
+def scale(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
+    """Start three brokers, and yield a function that measures how the pair scales once."""
+    with Cluster(folder, CLUSTER_FILE) as cluster:
+
+        def measured() -> Iterator[Row]:
+            yield from shared_work(cluster.bootstrap)
+            yield from taking_over(cluster.bootstrap)
+            yield from killed_leader(cluster)
+            yield from cost(cluster.bootstrap, orders)
+
+        yield measured
+
+
+def main() -> int:
+    """Print the table; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", action="store_true", help="many trackers, three brokers, many orders")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often everything is measured (5)")
+    parser.add_argument("--orders", type=int, metavar="N", help="orders of a bulk (200000; for --scale a million)")
+    args = parser.parse_args()
+    if missing() and (args.scale or not os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
+        parser.exit(1, f"No broker can be started here. Install {missing()}, or set KAFKA_BOOTSTRAP_SERVERS\n")
+    start, orders, first_row, notes = (comparison, 200_000, "ours", NOTES)
+    if args.scale:
+        start, orders, first_row, notes = (scale, 1_000_000, "first", SCALE_NOTES)
+    figures: dict[str, dict[str, list[float | None]]] = {}
+    with tempfile.TemporaryDirectory() as folder, start(Path(folder), args.orders or orders) as measured:
+        for number in range(1, args.rounds + 1):
+            for section, name, figure in measured():
+                figures.setdefault(section, {}).setdefault(name, []).append(figure)
+                print(f"{number}/{args.rounds} {section}: {name} {figure}", file=sys.stderr)
     versions = f"Python {platform.python_version()}, confluent-kafka {confluent_kafka.__version__}"
-    print(f"{platform.platform()}, {os.cpu_count()} cores, {versions}, {args.rounds} rounds on one broker\n")
-    print(*table(figures), NOTES, sep="\n", end="")
+    brokers = "three brokers" if args.scale else "one broker"
+    print(f"{platform.platform()}, {os.cpu_count()} cores, {versions}, {args.rounds} rounds on {brokers}\n")
+    print(*table(figures, first_row), notes, sep="\n", end="")
     return 0
 
 

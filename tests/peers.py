@@ -1,4 +1,4 @@
-"""The clients that benchmark.py compares. Each function runs in a process of its own, see benchmark.peer().
+"""What benchmark.py measures beside the pair. Each function runs in a process of its own, see benchmark.peer().
 
 That process holds json, sys, uuid and the function alone.
 """
@@ -115,6 +115,19 @@ def kafka_python_tracker(servers: str, topic: str, group: str, count: str) -> No
                 print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
             orders += len(messages)
     consumer.close()
+
+
+def waiting_tracker(*arguments: str) -> None:
+    """Track orders with tracker.py and a handler that waits 1 ms, and print when each was handled."""
+    import time
+
+    import tracker
+
+    def handle(order):
+        time.sleep(0.001)
+        print("Handled", time.monotonic())
+
+    sys.exit(tracker.main(arguments, handle=handle))
 
 
 def peak_memory(*command: str) -> None:
