@@ -118,14 +118,15 @@ def kafka_python_tracker(servers: str, topic: str, group: str, count: str) -> No
 
 
 def waiting_tracker(*arguments: str) -> None:
-    """Track orders with tracker.py and a handler that waits 1 ms, and print when each was handled."""
+    """Track orders with tracker.py and a handler that waits 1 ms, and print when each began and ended."""
     import time
 
     import tracker
 
     def handle(order):
+        began = time.monotonic()
         time.sleep(0.001)
-        print("Handled", time.monotonic())
+        print("Handled", began, time.monotonic())
 
     sys.exit(tracker.main(arguments, handle=handle))
 
