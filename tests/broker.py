@@ -181,16 +181,21 @@ class Broker:
                 if s.connect_ex((address, int(port))) == 0:
                     raise RuntimeError(f"Port {port} was taken. Stop what listens there, perhaps another broker")
         config = self.directory / "config"
-        config.mkdir(parents=True, exist_ok=True)
         self.log.unlink(missing_ok=True)
+        if not self.process:  # the settings of a start before are still there
+            self._set_up(config)
+        self.process = self._run("kafka.Kafka", config / "server.properties")
+
+    def _set_up(self, config: Path) -> None:
+        """Make the folder of settings and format the storage, as the container's start script does."""
+        config.mkdir(parents=True, exist_ok=True)
         for file in ("server.properties", "log4j2.yaml", "tools-log4j2.yaml"):  # the entry point wants them there
             (config / file).write_text("")
         folders = [word for kind in ("default", "mounted", "final") for word in (f"--{kind}-configs-dir", config)]
-        # It formats the storage, and fails where that was done before, which the image's start script passes over too.
+        # It fails where the storage was formatted before, which the image's start script passes over too.
         setup = self._run("kafka.docker.KafkaDockerWrapper", "setup", *folders)
         if setup.wait(START_LIMIT) and "already formatted" not in self._end_of_log():
             raise RuntimeError(f"Kafka could not be set up; the end of {self.log}:\n{self._end_of_log()}")
-        self.process = self._run("kafka.Kafka", config / "server.properties")
 
     def wait(self) -> Broker:
         """Return once the broker answers; RuntimeError says why it did not."""
