@@ -80,7 +80,7 @@ machine, with the settings of {CLUSTER_FILE.relative_to(ROOT)}: each order is on
 - Taking over: of three trackers, two partitions each and one order every {PAUSE} s in each of them, one gets a signal;
   until another one has printed an order of each partition that it had. session.timeout.ms is 10 s.
 - A killed leader: from its end to the line of an order that was sent right after it, to the only partition. It is given
-  up after broker.session.timeout.ms, 9 s; some 4 s more where it was the active controller too.
+  up after broker.session.timeout.ms, 9 s; 2 to 4 s later where it was the active controller too.
 - Cost: wall-clock time of a whole process, its lines thrown away, divided by its orders; one partition.
 """
 
@@ -328,7 +328,7 @@ def handled_orders(out: IO[bytes]) -> Iterator[tuple[float, float]]:
             yield float(began), float(end)
 
 
-def take_over(servers: str, number: int, *options: str) -> float:
+def take_over(servers: str, number: int) -> float:
     """Return the seconds from a signal to one of three trackers until the others printed orders of its partitions."""
     topic, done = new_topic(servers, PARTITIONS), threading.Event()
     lines: queue.SimpleQueue[tuple[float, int, int]] = queue.SimpleQueue()  # when, which tracker, which partition
@@ -349,7 +349,7 @@ def take_over(servers: str, number: int, *options: str) -> float:
     with contextlib.ExitStack() as stack:
         children = []
         for tracker in range(3):
-            command = ours("tracker.py", servers, topic, sys.maxsize, "-g", topic, *options)
+            command = ours("tracker.py", servers, topic, sys.maxsize, "-g", topic)
             children.append(subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT))
             stack.callback(children[-1].kill)
             threading.Thread(target=read, args=[tracker, children[-1].stdout], daemon=True).start()
@@ -374,10 +374,8 @@ def take_over(servers: str, number: int, *options: str) -> float:
 
 def taking_over(servers: str) -> Iterator[Row]:
     """Yield the times that other trackers take to replace one that stops, and one that is killed."""
-    section, often = "One of three trackers ends, until others print its orders, s", "heartbeat.interval.ms=500"
-    yield section, "SIGTERM", take_over(servers, signal.SIGTERM)
-    yield section, f"SIGTERM, {often}", take_over(servers, signal.SIGTERM, "-X", often)
-    yield section, "SIGKILL", take_over(servers, signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        yield "One of three trackers ends, until others print its orders, s", number.name, take_over(servers, number)
 
 
 def killed_leader(cluster: Cluster) -> Iterator[Row]:
