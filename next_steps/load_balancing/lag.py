@@ -102,7 +102,7 @@ def look(admin: AdminClient, topic: str, group: str) -> list[Share]:
 
 def owner(client_id: str, member_id: str, host: str) -> str:
     """Return a member's name with its host; the classic protocol's member ids begin with the client.id."""
-    name = member_id if member_id.startswith(client_id) else f"{client_id}-{member_id}"
+    name = member_id if member_id.startswith(f"{client_id}-") else f"{client_id}-{member_id}"
     return printable(f"{name} {host}")
 
 
@@ -127,7 +127,8 @@ def watch(arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "next_steps.load_balancing.lag", *arguments]
     status = 0
     for number in tracker.SIGNALS:
-        signal.signal(number, signal.default_int_handler)
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # as nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
     try:
         while status != 2:
             due = time.monotonic() + INTERVAL
@@ -145,10 +146,12 @@ def command_line() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("-b", "--bootstrap-servers", metavar="HOST:PORT", help="brokers to begin with (as for tracker.py)")
+    add_property = partial(add, dest="properties", action="append", default=[])
+    servers = partial(add_property, type="bootstrap.servers={}".format, metavar="HOST:PORT")
+    servers("-b", "--bootstrap-servers", help="brokers to begin with (as for tracker.py)")
     add("-t", "--topic", default="orders", help="(orders)")
-    add("-g", "--group", help="(order-tracker)")
-    add("-X", dest="properties", action="append", default=[], metavar="PROP=VALUE", help="any librdkafka property")
+    add_property("-g", "--group", type="group.id={}".format, metavar="GROUP", help="(order-tracker)")
+    add_property("-X", metavar="PROP=VALUE", help="any librdkafka property")
     add("-F", dest="file", metavar="FILE", help="a file of such properties: the place for passwords")
     add("--max-lag", type=int, metavar="N", help="exit with 1 where all partitions together lag by more")
     add("--watch", action="store_true", help="look every second, until Ctrl-C")
@@ -164,8 +167,7 @@ def main(argv: Sequence[str]) -> int:
         config = tracker.CONFIG | tracker.properties(file) | tracker.properties(args.properties)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    config["bootstrap.servers"] = args.bootstrap_servers or config["bootstrap.servers"]
-    group = args.group or config["group.id"]
+    group = config["group.id"]
     try:
         if args.watch:
             return watch([argument for argument in argv if argument != "--watch"])
