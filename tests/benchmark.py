@@ -138,9 +138,7 @@ def trackers(servers: str, topic: str, count: int) -> dict[str, list[str]]:
         "bare loop, auto store": peer(bare, servers, topic, f"{group}-2", count, auto),
         "bare loop, auto store, 10 ms": peer(bare, servers, topic, f"{group}-3", count, auto, ten),
         "bare loop, store_offsets each": peer(bare, servers, topic, f"{group}-4", count, each),
-        "bare loop, store_offsets each, 10 ms": peer(
-            peers.bare_tracker, servers, topic, f"{group}-5", count, each, ten
-        ),
+        "bare loop, store_offsets each, 10 ms": peer(bare, servers, topic, f"{group}-5", count, each, ten),
         "kcat": f"kcat -C -b {servers} -t {topic} -o beginning -c {count} -q".split(),
         "kafka-console-consumer": java(f"{console} --group {group}-6 --max-messages {count}"),
         "aiokafka": peer(peers.aiokafka_tracker, servers, topic, f"{group}-7", count),
@@ -483,7 +481,8 @@ def main() -> int:
     parser.add_argument("--orders", type=int, metavar="N", help="orders of a bulk (200000; for --scale a million)")
     args = parser.parse_args()
     if missing() and (args.scale or not os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
-        parser.exit(1, f"No broker can be started here. Install {missing()}, or set KAFKA_BOOTSTRAP_SERVERS\n")
+        otherwise = "" if args.scale else ", or set KAFKA_BOOTSTRAP_SERVERS"
+        parser.exit(1, f"No broker can be started here. Install {missing()}{otherwise}\n")
     start, orders, first_row, notes = (comparison, 200_000, "ours", NOTES)
     if args.scale:
         start, orders, first_row, notes = (scale, 1_000_000, "first", SCALE_NOTES)
