@@ -120,10 +120,10 @@ def bootstrap(project: Project) -> str:
     return "localhost:9092"
 
 
-def connects(host: str) -> bool:
-    """Return whether something listens on port 9092 of this address."""
+def connects(host: str, port: int = 9092) -> bool:
+    """Return whether something listens on the port of this address."""
     try:
-        socket.create_connection((host, 9092), timeout=5).close()
+        socket.create_connection((host, port), timeout=5).close()
     except OSError:
         return False
     return True
