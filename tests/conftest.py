@@ -28,6 +28,7 @@ LIMIT = 30  # seconds for whatever a test waits for; far more than it takes, sin
 POLL = 0.02  # seconds between two looks at a condition
 NEW_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows can send Ctrl-Break to such a one only
 INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # brokers that live for seconds start sooner
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
