@@ -26,7 +26,6 @@ README = (FOLDER / "README.md").read_text("utf-8")
 SERVERS = "localhost:9092,localhost:9094,localhost:9096"  # those of the Compose file
 ORDER = to_json(new_order("john", "burger", 5))
 RECEIVED = "Message received: burger 5 from john"
-NEVER_TWICE = ["-X", "max.in.flight=1"]  # librdkafka #4953, see the README
 
 pytestmark = pytest.mark.timeout(600)  # each wait has a limit of its own, far below
 
@@ -290,17 +289,14 @@ def test_lag_counts_what_can_still_be_read_when_old_orders_are_gone(show_lag, tr
         assert once.out[1].split()[2:] == ["-", committed, "5", "2"]
 
 
-def test_lag_shows_nothing_that_could_drive_the_terminal(show_lag, tracker, topic):
+def test_lag_shows_nothing_that_could_drive_the_terminal(show_lag, owners, tracker):
     tracking = tracker("-X", "client.id=\x1b[2J")
     tracking.wait_for("Consumer is running")
-
-    def lines():
-        process = show_lag()
-        assert process.wait() == 0
-        return process.out
-
-    wait_until(lambda: any("\\x1b[2J-" in line for line in lines()), "an owner")
-    assert all(line.isprintable() for line in lines())
+    wait_until(lambda: "\\x1b[2J" in owners(), "an owner")
+    once = show_lag()
+    assert once.wait() == 0
+    assert any("\\x1b[2J-" in line for line in once.out)
+    assert all(line.isprintable() for line in once.out)
 
 
 def test_watching_the_lag_shows_it_again_and_again(show_lag, bootstrap, topic):
@@ -362,8 +358,8 @@ def test_each_broker_killed_in_turn_loses_nothing_and_doubles_nothing_that_goes_
     bootstrap, files = cluster.bootstrap, [orders(20_000, "as-documented"), orders(20_000, "never-twice")]
     create_topic(bootstrap, topic, partitions=6)
     tracking = tracker()
-    sending = [producer("-l", files[0], "--rate", "50")]
-    sending.append(producer("-l", files[1], "--rate", "50", *NEVER_TWICE))
+    options = [], ["-X", "max.in.flight=1"]  # librdkafka #4953, see the README
+    sending = [producer("-l", file, "--rate", "50", *option) for file, option in zip(files, options, strict=True)]
     more(tracking)
     for number, broker in enumerate(cluster.brokers, 1):
         wait_until(lambda: in_sync(admin, topic), "three replicas in sync", LIMIT)
