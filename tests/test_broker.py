@@ -1,25 +1,36 @@
 """The launcher, as people without Docker use it."""
 
+import os
+import shutil
 import signal
+import socket
+import subprocess
 import sys
 
 import pytest
 import yaml
-from broker import COMPOSE_FILE, Broker, free_port, missing, read_brokers
+from broker import COMPOSE_FILE, ROOT, Broker, fetch, free_port, image_version, missing, read_brokers
 from conftest import INTERRUPT
+
+VERSION = image_version(read_brokers(COMPOSE_FILE)["kafka"])
+FETCHING = f"Fetching Kafka {VERSION} from Maven Central, once (58 MB)"
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no broker can be started: install {missing()}")
 
 
-@pytest.fixture
-def compose_file(tmp_path):
-    """A copy of docker-compose.yml with ports that nobody uses, for the broker that keeps the ports of its file."""
+def copy_with_free_ports(file):
+    """Return the file, made a copy of docker-compose.yml with ports that nobody uses; the launcher keeps its file's."""
     text = COMPOSE_FILE.read_text("utf-8")
     for port in ("19092", "9092", "9093"):
         text = text.replace(f":{port}", f":{free_port()}")
-    file = tmp_path / "other.yml"
     file.write_text(text.replace("  kafka:\n", "  broker-a:\n"), "utf-8")
     return file
+
+
+@pytest.fixture
+def compose_file(tmp_path):
+    """A Compose file whose broker is called broker-a."""
+    return copy_with_free_ports(tmp_path / "other.yml")
 
 
 @pytest.fixture
@@ -27,6 +38,21 @@ def launch(start, compose_file, tmp_path):
     """A function that starts tests/broker.py with that file."""
     options = ["--file", compose_file, "--service", "broker-a", "--directory", tmp_path / "kept"]
     return lambda *command: start(sys.executable, "tests/broker.py", *options, *command)
+
+
+@pytest.fixture
+def new_clone(start, tmp_path):
+    """A function that starts the launcher of a clone in which nothing was fetched yet; each has ports of its own."""
+    (tmp_path / "tests").mkdir()
+    launcher = shutil.copy(ROOT / "tests" / "broker.py", tmp_path / "tests")
+    shutil.copy(COMPOSE_FILE, tmp_path)
+
+    def launch(name, **environment):
+        options = ["--file", copy_with_free_ports(tmp_path / f"{name}.yml"), "--directory", tmp_path / name]
+        command = ["--", sys.executable, "-c", "print('ran')"]
+        return start(sys.executable, launcher, *options, *command, env=environment)
+
+    return launch
 
 
 def test_it_runs_in_the_foreground_keeps_orders_and_stops_on_ctrl_c(launch, start, compose_file):
@@ -62,8 +88,9 @@ def test_a_port_that_is_taken_is_said(launch):
     assert first.stop(INTERRUPT, 60) == 0
 
 
-def test_the_settings_of_the_compose_file_reach_the_broker(tmp_path, monkeypatch):
+def test_the_settings_of_the_compose_file_and_no_others_reach_the_broker(tmp_path, monkeypatch):
     monkeypatch.setenv("KAFKA_NUM_PARTITIONS", "3")
+    monkeypatch.setenv("KAFKA_COMPRESSION_TYPE", "zstd")
     broker = Broker(tmp_path)
     assert read_brokers(COMPOSE_FILE)["kafka"]["environment"]["KAFKA_NUM_PARTITIONS"] == 3
     monkeypatch.delenv("KAFKA_NUM_PARTITIONS")
@@ -72,4 +99,57 @@ def test_the_settings_of_the_compose_file_reach_the_broker(tmp_path, monkeypatch
         properties = (tmp_path / "config" / "server.properties").read_text("utf-8")
     assert "num.partitions=3\n" in properties
     assert "log.retention.ms=-1\n" in properties
+    assert "compression.type" not in properties
     assert (tmp_path / "kafka_kraft" / "meta.properties").exists()
+
+
+def test_all_jars_of_kafka_have_its_version():
+    jars = [jar.name for jar in fetch(VERSION).glob("*.jar")]
+    of_kafka = [name for name in jars if name.startswith(("kafka", "connect"))]
+    assert {"kafka_2.13", "kafka-clients", "kafka-tools"} <= {name.rsplit("-", 1)[0] for name in of_kafka}
+    assert [name for name in of_kafka if not name.endswith(f"-{VERSION}.jar")] == []
+    assert len({name.rsplit("-", 1)[0] for name in jars}) == len(jars)  # nothing is there in two versions
+
+
+@pytest.mark.timeout(600)
+def test_of_two_launchers_in_a_new_clone_one_fetches_kafka_for_both(new_clone, tmp_path):
+    try:
+        socket.create_connection(("repo.maven.apache.org", 443), timeout=10).close()
+    except OSError as error:
+        pytest.skip(f"Maven Central can't be reached: {error}")
+    both = [new_clone("one"), new_clone("two")]
+    assert [launcher.wait(500) for launcher in both] == [0, 0]
+    assert [launcher.out for launcher in both] == [["ran"], ["ran"]]
+    assert both[0].err + both[1].err == [FETCHING]
+    fetched = (tmp_path / ".kafka" / "jars" / VERSION).iterdir()
+    assert {jar.name for jar in fetched} == {jar.name for jar in fetch(VERSION).iterdir()}
+
+
+def test_a_fetch_that_fails_is_one_line(new_clone, tmp_path):
+    failing = new_clone("one", HTTPS_PROXY=f"http://127.0.0.1:{free_port()}")
+    assert failing.wait() == 1
+    assert failing.err[0] == FETCHING
+    assert failing.err[1].startswith(f"Kafka {VERSION} could not be fetched into {tmp_path / '.kafka'}: ")
+    assert len(failing.err) == 2
+    assert list((tmp_path / ".kafka" / "jars").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [INTERRUPT, signal.SIGTERM])
+def test_a_fetch_that_is_interrupted_is_one_line(new_clone, tmp_path, number):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        stopped = new_clone("one", HTTPS_PROXY=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        silent.accept()
+        assert stopped.stop(number) == 130
+    assert stopped.err == [FETCHING, "Stopped before Kafka was running"]
+    assert list((tmp_path / ".kafka" / "jars").iterdir()) == []
+
+
+def test_workers_of_pytest_have_different_ports():
+    ports = []
+    for worker in ("gw0", "gw1"):
+        environment = os.environ | {"PYTEST_XDIST_WORKER": worker, "PYTEST_XDIST_WORKER_COUNT": "2"}
+        command = [sys.executable, "-c", "import broker; print(*broker.PORTS)"]
+        done = subprocess.run(command, env=environment, cwd=ROOT / "tests", capture_output=True, text=True, check=True)
+        ports.append(set(done.stdout.split()))
+    assert len(ports[0]) == len(ports[1]) > 5_000
+    assert not ports[0] & ports[1]
