@@ -21,7 +21,8 @@ PROJECT = "orders-tests-compose"  # not the name that the project's folder gives
 HEALTH_LIMIT = 180  # seconds; three failed healthchecks, 20 s from one to the next, are a minute
 
 # The first test may have to make the image, and a frozen broker is given up after a minute only.
-pytestmark = pytest.mark.timeout(600)
+# Those on this port run in one of the workers of pytest-xdist.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("port 9092")]
 
 
 def run(*command: str, **options: Any) -> str:
@@ -57,14 +58,13 @@ class Project:
             self.wait_for("healthy", service)
 
     def down(self, *options: str) -> None:
-        """Stop the brokers and remove what `down` does, and the unnamed volumes, which it leaves behind."""
+        """Stop the brokers; AssertionError where a container of theirs is left, or a volume without a name."""
         mounts = "{{range .Mounts}}{{.Name}} {{end}}"
         names = " ".join(self.inspect(mounts, service) for service in self.services if self.container(service))
         self.compose("down", *options)
         assert not any(self.container(service) for service in self.services)
-        for name in names.split():
-            if not name.startswith(PROJECT):
-                run("docker", "volume", "rm", "-f", name)
+        left = run("docker", "volume", "ls", "-q").split()
+        assert [name for name in names.split() if name in left and not name.startswith(PROJECT)] == []
 
     def container(self, service: str = "kafka") -> str:
         """Return the id of a broker's container, "" for none."""
@@ -192,6 +192,22 @@ def test_orders_and_offsets_survive_down_and_up(project, producer, tracker, topi
     same_group, new_group = tracker("-e"), tracker("-e", "-g", f"{topic}-new")
     assert (same_group.wait(), same_group.out) == (0, received[:1])
     assert (new_group.wait(), new_group.out) == (0, received)
+
+
+def test_the_healthcheck_does_without_the_agents_ports_and_memory_of_the_broker(project, tmp_path):
+    override = tmp_path / "override.yml"
+    override.write_text("""
+services:
+  kafka:
+    environment:
+      JMX_PORT: 9999
+      KAFKA_OPTS: -agentlib:jdwp=transport=dt_socket,server=y,suspend=n,address=5005
+      KAFKA_HEAP_OPTS: -Xms300m -Xmx300m
+""")
+    project.compose("-f", str(override), "up", *project.options)
+    project.wait_for("healthy")
+    listening = run("docker", "exec", project.container(), "cat", "/proc/net/tcp", "/proc/net/tcp6")
+    assert all(f":{port:04X} " in listening for port in (9999, 5005))  # the broker does have them
 
 
 def test_a_variable_sets_how_many_partitions_a_new_topic_gets(project, bootstrap, producer, topic):
