@@ -1,106 +1,50 @@
 """Read orders from Kafka as a member of a consumer group, and print a line for each.
 
-    python tracker.py             what the group has not read yet, then each new order, until Ctrl-C
-    python tracker.py -e          to the end of the topic only
-    python tracker.py -g other    in another group, which begins with the first order
+    python tracker.py    what the group has not read yet, then each new order until Ctrl-C, or with -e until the end
 
-An order is stored as read when its line is out: a crash may repeat it, never lose it.
-Exit status: 0 stopped or done, 1 a record was no order or Kafka can't be used, 2 wrong usage.
+Its Kafka part is track() and follow(): subscribe, consume, store. Below them stands what reads the command line and
+says what went wrong. Exit status: 0 stopped or done, 1 a record was no order or Kafka can't be used, 2 wrong usage.
 """
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import re
-import reprlib
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TextIO
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-
-Order = dict[str, Any]
 
 CONFIG: dict[str, Any] = {
     "bootstrap.servers": os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or "localhost:9092",
     "group.id": "order-tracker",
-    # A group that has read nothing yet begins with the first order.
-    "auto.offset.reset": "earliest",
-    # follow() stores an offset after the order was handled; librdkafka would when it hands the order over.
-    "enable.auto.offset.store": False,
-    # A tracker that is there before the first order makes the topic by asking for it.
-    "allow.auto.create.topics": True,
-    # How many orders are fetched ahead. More would take memory without being faster.
-    "queued.min.messages": 10_000,
-    # How long to wait before fetching more once that many are there; the default, 1000, lets a fast tracker run dry.
-    "fetch.queue.backoff.ms": 10,
-    # librdkafka puts off its second connection by half of this: the default, 100, holds up the first order.
-    "reconnect.backoff.ms": 20,
-    # librdkafka logs each failed connection, up to 20 a second; error_report says it once.
-    "log_level": 2,
+    "auto.offset.reset": "earliest",  # a group that has read nothing yet begins with the first order
+    "enable.auto.offset.store": False,  # store() does it once an order was handled; librdkafka would before
+    "allow.auto.create.topics": True,  # a tracker that is there before the first order makes the topic
+    "queued.min.messages": 10_000,  # fetched ahead; more would take memory without being faster
+    "fetch.queue.backoff.ms": 10,  # until it fetches more once they are there; the default, 1000, lets it run dry
+    "reconnect.backoff.ms": 20,  # half of it puts off the second connection; the default, 100, the first order
+    "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; error_report says it every 10 s
 }
-# The classic group protocol, and not `consumer` (KIP-848), in which these two are the broker's to set (5 s and 45 s).
-# Measured with Kafka 4.3.1, classic against consumer: a second tracker had its share after 1.0 s against 5.1 s, that of
-# a stopped one went over in 0.7 s against 4.6 s, and that of a killed one in 10 s against 48 s. A longer session would
-# outlast longer outages without repeating orders, but after those that it does not, the tracker waits for it once more.
-CLASSIC: dict[str, Any] = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}
+# The classic group protocol, in which a tracker says after how long it counts as dead; in `consumer` the broker does.
+CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}
 # Errors that trying again does not mend: no right to read, a group or an offset that the settings don't fit.
-FINAL = (
-    KafkaError._FATAL,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.INVALID_SESSION_TIMEOUT,
-    KafkaError.INCONSISTENT_GROUP_PROTOCOL,
-    KafkaError._AUTO_OFFSET_RESET,
-    KafkaError._NO_OFFSET,
-)
-CONNECT_LIMIT = 10  # seconds to find a broker and the topic
-CLOSE_LIMIT = 10  # seconds to commit and to leave the group
-STORE_INTERVAL = 1.0  # seconds until offsets are stored although more orders are at hand
-WAIT = 0.5  # seconds to wait for the next record before looking at `stop` again
+NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "GROUP_PROTOCOL", "OFFSET_RESET", "NO_OFFSET", "FENCED")
+BEING_MADE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)  # what is said of a topic meanwhile
+LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
+# What people bring along from other clients.
+PROPERTIES = "-F and -X take librdkafka's: sasl.username, sasl.password, ssl.ca.location; none of Java or a registry"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-# What asks a script to stop; SIGBREAK is Ctrl-Break on Windows.
-SIGNALS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, n)]
 
-decode = json.JSONDecoder().decode
-
-
-class ConfigError(Exception):
-    """A librdkafka property is unknown or has a value that it can't have."""
-
-
-class OutputError(Exception):
-    """Standard output could not be written. No OSError: a handler may raise those for reasons of its own."""
-
-
-class Output(io.RawIOBase):
-    """The bytes of a text stream, with OutputError in place of OSError."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self.stream.fileno()
-
-    def isatty(self) -> bool:
-        return self.stream.isatty()
-
-    def write(self, data: Any) -> int:
-        try:
-            self.stream.buffer.write(data)
-            self.stream.buffer.flush()
-        except OSError as error:
-            raise OutputError(error) from None
-        return len(data)
+Order = dict[str, Any]
+Decode = Callable[[Message], Order]
+decode_json = json.JSONDecoder().decode
 
 
 def from_json(data: bytes | None) -> Order:
@@ -108,19 +52,18 @@ def from_json(data: bytes | None) -> Order:
     if data is None:
         raise ValueError("the record is empty (a tombstone)")
     try:
-        order = decode(data.decode())
-    except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
+        order = decode_json(data.decode().removeprefix("\ufeff"))  # some programs write a byte order mark
+    except (ValueError, RecursionError):
+        raise ValueError("the value is no JSON in UTF-8") from None
     if not isinstance(order, dict):
-        raise ValueError(f"an order must be a JSON object, got {reprlib.repr(order)}")
-    order_id, quantity = order.get("order_id"), order.get("quantity")
-    if not isinstance(order_id, str) or not UUID.fullmatch(order_id):
-        raise ValueError(f"order_id must be a UUID, got {reprlib.repr(order_id)}")
-    for field in ("user", "item"):
+        raise ValueError(f"an order must be a JSON object, got {order!r:.50}")
+    for field in ("order_id", "user", "item"):
         if not isinstance(order.get(field), str) or not order[field]:
-            raise ValueError(f"{field} must be non-empty text, got {reprlib.repr(order.get(field))}")
-    if type(quantity) is not int or quantity < 1:  # True is an int as well, but no quantity
-        raise ValueError(f"quantity must be a whole number of at least 1, got {reprlib.repr(quantity)}")
+            raise ValueError(f"{field} must be non-empty text, got {order.get(field)!r:.50}")
+    if not UUID.fullmatch(order["order_id"]):
+        raise ValueError(f"order_id must be a UUID, got {order['order_id']!r:.50}")
+    if type(quantity := order.get("quantity")) is not int or quantity < 1:  # True is an int as well, but no quantity
+        raise ValueError(f"quantity must be a whole number of at least 1, got {quantity!r:.50}")
     return order
 
 
@@ -129,285 +72,189 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def show(order: Order) -> None:
-    """Print the order."""
-    print(f"Message received: {printable(order['item'])} {order['quantity']} from {printable(order['user'])}")
+def line_for(order: Order) -> str:
+    """Return the line that tells of an order."""
+    return f"Message received: {printable(order['item'])} {order['quantity']} from {printable(order['user'])}"
 
 
-def receive(
-    consumer: Consumer,
-    msg: Message,
-    config: dict[str, Any],
-    deserialize: Callable[[bytes | None], Order],
-    handle: Callable[[Order], None],
-) -> bool | None:
-    """Handle the order in a record; return whether it held one, or None where it was put off and comes again."""
-    try:
-        order = deserialize(msg.value())
-    except ValueError as why:
-        kcat = f"kcat -C -b {config['bootstrap.servers']} -t {msg.topic()} -p {msg.partition()} -o {msg.offset()} -c 1"
-        warn(f"Skipped {msg.topic()} [{msg.partition()}] @ {msg.offset()}: {why}. Look at it: {kcat}")
-        return False
-    handle(order)
-    return True
-
-
-def follow(
-    config: dict[str, Any],
-    topic: str,
-    deserialize: Callable[[bytes | None], Order] = from_json,
-    handle: Callable[[Order], None] = show,
-    count: int | None = None,
-    until_end: bool = False,
-    stop: Sequence[int] = (),
-    receive: Callable[..., bool | None] = receive,
-    wait: Callable[[Consumer], float] = lambda consumer: WAIT,
-) -> int:
-    """Handle a topic's orders until `stop` holds something, at most `count`; return how many records held no order.
-
-    `receive` is what is done with each record, and `wait`, asked at least every STORE_INTERVAL, for how many seconds to
-    poll when no record is at hand. RuntimeError where Kafka can't be used, OutputError where standard output is gone,
-    and whatever `handle` raises: the order at hand is not stored as read then.
-    """
-    orders = skipped = 0
-    handled: dict[int | None, Message] = {}  # by partition, the last record whose offset is still to be stored
-    unread: set[int | None] | None = None  # the partitions not at their end, None before the group has given us any
-    # librdkafka's last error of each kind; that no broker is reachable is nothing new before connect() found one.
-    errors = {KafkaError._ALL_BROKERS_DOWN: KafkaError(KafkaError._ALL_BROKERS_DOWN)}
-
-    def on_assign(_: Consumer, partitions: list[TopicPartition]) -> None:
-        nonlocal unread
-        unread = (unread or set()) | {p.partition for p in partitions}
-
-    def on_revoke(_: Consumer, partitions: list[TopicPartition]) -> None:
-        nonlocal unread
-        store(consumer, handled)
-        unread = (unread or set()) - {p.partition for p in partitions} or None
-
-    try:
-        consumer = Consumer({**config, "enable.partition.eof": until_end, "error_cb": partial(error_report, errors)})
-    except (KafkaException, TypeError, ValueError, AttributeError) as error:  # all but the first for callbacks
-        raise ConfigError(error.args[0].str() if isinstance(error, KafkaException) else error) from None
-    try:
-        connect(consumer, config["bootstrap.servers"], topic, errors, stop)
-        if not stop:
-            consumer.subscribe([topic], on_assign=on_assign, on_revoke=on_revoke)
-            print(f"Consumer is running & subscribed to {topic} topic", flush=True)
-        due = time.monotonic() + STORE_INTERVAL
-        while not stop and orders != count and not (until_end and unread == set()):
-            msg = consumer.poll(0 if handled else wait(consumer))
-            if msg is None:
-                store(consumer, handled)
-                if KafkaError._ALL_BROKERS_DOWN in errors:
-                    look_for_broker(consumer, topic, errors)
-            elif err := msg.error():
-                if err.code() != KafkaError._PARTITION_EOF:
-                    consumer_error(err)
-                elif unread:
-                    unread.discard(msg.partition())
-            else:
-                held_order = receive(consumer, msg, config, deserialize, handle)
-                if held_order is None:
-                    unread = (unread or set()) | {msg.partition()}
-                    continue
-                orders += held_order
-                skipped += not held_order
-                handled[msg.partition()] = msg
-                if time.monotonic() > due:
-                    store(consumer, handled)
-                    due = time.monotonic() + STORE_INTERVAL
-    except OutputError:
-        handled.clear()  # the lines that did not get out may be those of any of them, and they have to come again
-        raise
-    finally:
-        try:
-            store(consumer, handled)
-        finally:
-            handled.clear()
-            close(consumer)
+def track(consumer: Consumer, args: Any, stop: Any, decode: Decode = lambda record: from_json(record.value())) -> int:
+    """Print a line for each order of the topic; return how many records held none."""
+    skipped = 0
+    print(f"Consumer is running & subscribed to {args.topic} topic", flush=True)
+    for records in follow(consumer, [args.topic], args.count, args.exit, stop):
+        lines = []
+        for msg in records:
+            try:
+                lines.append(line_for(decode(msg)))
+            except ValueError as why:
+                skipped += 1
+                topic, partition, offset = msg.topic(), msg.partition(), msg.offset()
+                kcat = f"kcat -C -b {args.config['bootstrap.servers']} -t {topic} -p {partition} -o {offset} -c 1"
+                print(f"Skipped {topic} [{partition}] @ {offset}: {why}. Look at it: {kcat}", file=sys.stderr)
+        show(lines)  # first the lines, then the offsets: a crash in between repeats orders, and loses none
+        store(consumer, records)
     return skipped
 
 
-def store(consumer: Consumer, handled: dict[int | None, Message]) -> None:
-    """Store the offsets of the handled records, once their lines are out.
+def follow(
+    consumer: Consumer,
+    topics: list[str],
+    count: int | None = None,
+    until_end: bool = False,
+    stop: Any = (),
+    paused: Any = (),
+    max_poll_records: int = 1000,
+) -> Iterator[list[Message]]:
+    """Yield the records at hand, or [], until `stop`, `count` or the end, which is put off while `paused` holds any."""
+    left = sys.maxsize if count is None else count
+    ends: set[Any] = set()  # the partitions that are read to their end; None where there is none for this consumer
+    consumer.subscribe(topics, on_assign=lambda _, new: ends.difference_update([None, *new]) if new else ends.add(None))
+    compare(consumer, topics)
+    while left and not stop and not (until_end and not paused and ends.issuperset(consumer.assignment() or [None])):
+        records = []
+        for msg in consumer.consume(min(left, max_poll_records), 0) or consumer.consume(1, 0.1):
+            if not (err := msg.error()):
+                records.append(msg)
+            elif err.code() == KafkaError._PARTITION_EOF:
+                ends.add(TopicPartition(str(msg.topic()), msg.partition() or 0))
+            elif err.name().endswith(NOT_RETRIABLE):
+                raise KafkaException(err)
+            else:
+                print(f"Kafka reported a problem: {err.str()}. Going on", file=sys.stderr)
+        left -= len(records)
+        yield records
 
-    librdkafka commits what is stored every 5 s, when a partition goes to another tracker, and in close().
-    """
-    if handled:
-        sys.stdout.flush()
-    for msg in handled.values():
+
+def store(consumer: Consumer, records: Sequence[Message]) -> None:
+    """Store the offsets of records that are done; librdkafka commits them every 5 s, and before a partition goes."""
+    for last in {(msg.topic(), msg.partition()): msg for msg in records}.values():
         try:
-            consumer.store_offsets(message=msg)
+            consumer.store_offsets(message=last)
         except KafkaException as error:
-            # _STATE: the partition was lost, and its new owner repeats the order.
-            # _INVALID_ARG: librdkafka itself stores, as -X enable.auto.offset.store=true asks it to.
+            # _STATE: another tracker has the partition, and repeats it. _INVALID_ARG: librdkafka stores, as -X asked.
             if error.args[0].code() not in (KafkaError._STATE, KafkaError._INVALID_ARG):
                 raise
-    handled.clear()
 
 
-def close(consumer: Consumer) -> None:
-    """Commit what is stored and leave the group, within CLOSE_LIMIT: without a broker close() alone takes minutes."""
-    closing = threading.Thread(target=consumer.close, daemon=True)
+def show(lines: Sequence[str]) -> None:
+    """Print the lines, out of this process; SystemExit where standard output is gone."""
+    try:
+        print("".join(line + "\n" for line in lines), end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush would fail too
+        sys.exit(f"Standard output could not be written: {error}. What was not shown comes again at the next start")
+
+
+def compare(consumer: Consumer, topics: list[str]) -> None:
+    """Say where a partition doesn't hold what the group had reached; KafkaException where no coordinator answers."""
+    for name in topics:
+        known = [TopicPartition(name, number) for number in consumer.list_topics(name, LIMIT).topics[name].partitions]
+        for place in consumer.committed(known, LIMIT):
+            first, end = consumer.get_watermark_offsets(place, LIMIT)
+            if place.offset > end or 0 <= place.offset < first:
+                was = f"The group was at {name} [{place.partition}] @ {place.offset}, which now holds {first} to {end}"
+                print(f"{was}. It begins anew, as auto.offset.reset says", file=sys.stderr)
+
+
+def leave(consumer: Consumer) -> None:
+    """Commit what is stored and leave the group, within LIMIT: without a broker close() alone takes minutes."""
+
+    def close() -> None:
+        with contextlib.suppress(KafkaException):  # there was nothing to commit
+            consumer.commit(asynchronous=False)  # what close() commits is lost while the group shares anew
+        consumer.close()
+
+    closing = threading.Thread(target=close, daemon=True)
     closing.start()
-    closing.join(CLOSE_LIMIT)
+    closing.join(LIMIT)
     if closing.is_alive():
-        warn(f"Kafka did not answer for {CLOSE_LIMIT} s on leaving. The last orders may come again at the next start")
+        print(f"Kafka did not answer for {LIMIT} s on leaving: the last orders may come again", file=sys.stderr)
 
 
-def connect(consumer: Consumer, servers: str, topic: str, errors: dict[int, KafkaError], stop: Sequence[int]) -> None:
-    """Return once the topic is there, which asking for it may create, or `stop` holds something.
-
-    RuntimeError says why it can't be used.
-    """
-    reason = f"No Kafka broker answered at {servers} within {CONNECT_LIMIT} s. Start one: docker-compose up -d"
-    deadline = time.monotonic() + CONNECT_LIMIT
-    answered = False
-    while not answered and not stop:
+def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str], stop: Any) -> None:
+    """Return once the topic is there, which asking for it may create, or at `stop`; SystemExit says what is wrong."""
+    if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", args.topic):
+        sys.exit(f"Topic {args.topic!a} can't be used: only letters, digits, '.', '_' and '-' can be in its name")
+    deadline, problem = time.monotonic() + LIMIT, None
+    while not stop:
         try:
-            problem = consumer.list_topics(topic, timeout=1).topics[topic].error
+            problem = consumer.list_topics(args.topic, timeout=1).topics[args.topic].error
+            if not problem:
+                return
+            text = f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
         except KafkaException:
             consumer.poll(0)  # runs error_report
-            if refusal := errors.get(KafkaError._AUTHENTICATION) or errors.get(KafkaError._SSL):
-                raise RuntimeError(f"{servers} refused the connection: {refusal.str()}. Check -F and -X") from None
-        else:
-            answered = problem is None
-            if problem:
-                reason = f"Topic {topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
-                if problem.code() not in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE):
-                    raise RuntimeError(reason)
-                time.sleep(0.02)  # it is being made
-        if not answered and time.monotonic() > deadline:
-            raise RuntimeError(reason)
-    if not stop:
-        consumer.poll(0)  # runs error_report for what went wrong until now
-        errors.clear()
+            text = f"No Kafka broker answered at {args.config['bootstrap.servers']} within {LIMIT} s: {why[0]}"
+        if time.monotonic() > deadline or (problem and problem.code() not in BEING_MADE):
+            sys.exit(text)
+        time.sleep(0.02)  # it is being made
 
 
-def error_report(errors: dict[int, KafkaError], err: KafkaError) -> None:
-    """Keep the error under its code, and say once that an outage began; librdkafka itself goes on trying."""
-    if err.code() == KafkaError._ALL_BROKERS_DOWN and err.code() not in errors:
-        where = errors.get(KafkaError._TRANSPORT) or errors.get(KafkaError._RESOLVE) or err
-        warn(f"Kafka became unreachable: {where.str()}. Trying again; see that the broker runs")
-    errors[err.code()] = err
+def error_report(err: KafkaError, running: bool, why: list[str]) -> None:
+    """Keep why Kafka doesn't answer, and say so every 10 s; librdkafka itself goes on trying."""
+    if "brokers are down" not in err.str():
+        start = "Start one: docker-compose up -d; it may still be starting"
+        why[:] = [f"{err.str()}. {start if 'refused' in err.str() else 'Check -b, -F and -X'}"]
+    elif running:
+        print(f"Kafka became unreachable, trying again: {why[0]}", file=sys.stderr)
 
 
-def look_for_broker(consumer: Consumer, topic: str, errors: dict[int, KafkaError]) -> None:
-    """Say that the outage is over if the group's coordinator answers, which it does where the broker advertises it."""
-    with contextlib.suppress(KafkaException):
-        consumer.committed([TopicPartition(topic, 0)], timeout=0.5)
-        errors.clear()
-        warn("Kafka answered again")
-
-
-def consumer_error(err: KafkaError) -> None:
-    """Say what happened; RuntimeError if the tracker can't go on."""
-    if err.fatal() or err.code() in FINAL:
-        raise RuntimeError(f"Kafka refused this tracker: {err.str()}. Check its rights, its group and its settings")
-    warn(f"Kafka reported a problem: {err.str()}. Going on")
-
-
-def warn(line: str) -> None:
-    """Print the line to stderr."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def with_progress(handle: Callable[[Order], None]) -> Callable[[Order], None]:
-    """Return `handle` with a count that is shown on stderr every second."""
-    count, shown = 0, time.monotonic()
-
-    def counted(order: Order) -> None:
-        nonlocal count, shown
-        handle(order)
-        count += 1
-        if time.monotonic() - shown > 1:
-            shown = time.monotonic()
-            print(f"{count:,} orders", end="\r", file=sys.stderr, flush=True)
-
-    return counted
-
-
-def properties(lines: Iterable[str]) -> dict[str, str]:
-    """Return the properties in lines of PROP=VALUE; ValueError where a line is something else."""
-    pairs = [line.partition("=") for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not all(name.strip() and equals for name, equals, _ in pairs):
-        raise ValueError("a property was not of the form PROP=VALUE")  # not which: it may be a password
-    return {name.strip(): value.strip() for name, _, value in pairs}
+def read_config(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the properties that the command line gives; OSError or ValueError says what is wrong with it."""
+    if args.count is not None and args.count < 1:
+        raise ValueError("--count must be above 0")
+    file = [*open(args.file, encoding="utf-8-sig")] if args.file is not None else []
+    config = dict(CONFIG)
+    for number, line in enumerate(file + args.properties + args.flags, 1):
+        if match := re.fullmatch(r"""\s*([\w.-]+)\s*[=:]\s*(["']?)(.+?)\2\s*""", line):
+            name = "bootstrap.servers" if match[1] == "metadata.broker.list" else match[1]
+            config.pop(name, None)  # librdkafka has several names for some, and takes what comes last
+            config[name] = match[3]
+        elif not re.match(r"\s*([#![]|$)", line):  # what it holds instead may be a password
+            where = f"{args.file}:{number}" if number <= len(file) else "-b, -g or -X"
+            raise ValueError(f"{where} has no value in the form PROP=VALUE")
+    return config if config.get("group.protocol", "classic") != "classic" else CLASSIC_PROTOCOL | config
 
 
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add_property = partial(add, dest="properties", action="append", default=[])
-    servers = partial(add_property, type="bootstrap.servers={}".format, metavar="HOST:PORT")
-    servers("-b", "--bootstrap-servers", help="brokers to begin with (KAFKA_BOOTSTRAP_SERVERS, else localhost:9092)")
+    add, add_property = parser.add_argument, partial(parser.add_argument, action="append", default=[])
+    add_property("-b", "--bootstrap-servers", dest="flags", type="bootstrap.servers={}".format, help="HOST:PORT,…")
     add("-t", "--topic", default="orders", help="(orders)")
-    add_property("-g", "--group", type="group.id={}".format, metavar="GROUP", help="(order-tracker)")
-    add_property("-X", metavar="PROP=VALUE", help="any librdkafka property")
+    add_property("-g", "--group", dest="flags", type="group.id={}".format, metavar="GROUP", help="(order-tracker)")
+    add_property("-X", dest="properties", metavar="PROP=VALUE", help="any librdkafka property")
     add("-F", dest="file", metavar="FILE", help="a file of such properties: the place for passwords")
-    add("-c", "--count", type=int, metavar="N", help="stop after N orders")
+    add("-c", "--count", type=int, metavar="N", help="stop after N records")
     add("-e", "--exit", action="store_true", help="stop at the end of the topic")
-    add("-q", "--quiet", action="store_true", help="print no line per order")
     return parser
 
 
-def main(
-    argv: Sequence[str] | None = None,
-    deserialize: Callable[[bytes | None], Order] = from_json,
-    handle: Callable[[Order], None] = show,
-    receive: Callable[..., bool | None] = receive,
-    wait: Callable[[Consumer], float] = lambda consumer: WAIT,
-) -> int:
-    """Follow the topic of the command line; return the exit status, SystemExit with 2 for wrong usage."""
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # closed by 2>&-
-    parser = command_line()
+def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..., int] = track) -> int:
+    """Run with a consumer as the command line says; return the exit status, SystemExit says what is wrong."""
+    parser = parser or command_line()
     args = parser.parse_args(argv)
-    if not sys.stdout:
-        warn("Standard output was closed. Open it, if only to /dev/null")
-        return 1
-    if args.count is not None and args.count < 1:
-        parser.error("--count must be above 0")
+    stop: list[object] = []
+    why, running = ["no answer came. See that it is healthy, and check -b, -F and -X"], False
     try:
-        file = open(args.file, encoding="utf-8") if args.file is not None else ()
-        chosen = properties(file) | properties(args.properties)
-        classic = chosen.get("group.protocol", "classic") == "classic"
-        config = CONFIG | (CLASSIC if classic else {}) | chosen
-        if not config["group.id"]:
-            raise ValueError("the group has no name")
-    except (OSError, ValueError) as error:
+        args.config = read_config(args)
+        report = {"error_cb": lambda err: error_report(err, running, why), "enable.partition.eof": args.exit}
+        consumer = Consumer(args.config | report)
+    except KafkaException as error:
+        parser.error(f"{error.args[0].str()}. {PROPERTIES}")
+    except (OSError, ValueError, TypeError) as error:
         parser.error(str(error))
-    stop: list[int] = []  # handlers that do no more than this can't cut poll() short, which would drop the order in it
-    for number in SIGNALS:
-        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # as nohup ignores SIGHUP
-            signal.signal(number, lambda number, _: stop.append(number))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        out, lines = sys.stdout, sys.stdout.line_buffering or sys.stdout.write_through  # a terminal, or python -u
-        # backslashreplace is for a terminal that isn't UTF-8.
-        sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(Output(out)), out.encoding, "backslashreplace", line_buffering=lines
-        )
-    handle = (lambda order: None) if args.quiet and handle is show else handle
-    if sys.stderr.isatty() and (args.quiet or not sys.stdout.isatty()):
-        handle = with_progress(handle)
+    for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
+        signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
     try:
-        skipped = follow(config, args.topic, deserialize, handle, args.count, args.exit, stop, receive, wait)
-        return 1 if skipped else 0
-    except ConfigError as error:
-        parser.error(f"{error} (-X or -F)")
-    except RuntimeError as error:
-        warn(str(error))
-    except OutputError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush would fail too
-        warn(f"Standard output could not be written: {error}. Orders that were not shown come again at the next start")
-    return 1
+        wait_for_topic(consumer, args, why, stop)
+        running = True
+        return 1 if not stop and run(consumer, args, stop) else 0
+    except KafkaException as error:
+        sys.exit(f"Kafka refused this tracker: {error.args[0].str()}. Check its rights, its group and its settings")
+    finally:
+        leave(consumer)
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-    except KeyboardInterrupt:  # before the handlers were set
-        status = 130
-    for number in SIGNALS:  # one that comes while the interpreter ends would change the exit status
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(status)
+    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker import COMPOSE_FILE, ROOT, Broker, missing
+from broker import COMPOSE_FILE, ROOT, Broker, fetch, image_version, missing, read_brokers
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -26,13 +27,29 @@ from producer import new_order
 
 LIMIT = 30  # seconds for whatever a test waits for; far more than it takes, since machines differ
 POLL = 0.02  # seconds between two looks at a condition
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 NEW_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows can send Ctrl-Break to such a one only
+POSIX = os.name == "posix" or None
 INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # brokers that live for seconds start sooner
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="inject the faults of test_faults.py more often")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fetch Kafka before the tests: what one of them waited for it would count against its time limit."""
+    if not hasattr(config, "workerinput") and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS") and not missing():
+        fetch(image_version(read_brokers(COMPOSE_FILE)["kafka"]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run a file's tests one after the other, beside those of other files, where it doesn't name a group of its own."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -42,6 +59,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.skipped and os.environ.get("CI") == "true":
         report.outcome, report.longrepr = "failed", f"skipped although CI=true: {report.longrepr}"
     return report
+
+
+def default_signals() -> None:
+    """Let the signals that tests send have their usual effect, also where nohup or a shell's & has them ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
@@ -67,6 +90,7 @@ class Process:
             encoding="utf-8",
             cwd=ROOT,
             creationflags=NEW_GROUP,
+            preexec_fn=POSIX and default_signals,
             # Without PYTHONUNBUFFERED, which would hide a line that isn't flushed.
             env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": ""} | options.pop("env", {}),
             **options,
@@ -194,13 +218,19 @@ def start() -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture
-def producer(start: Callable[..., Process], bootstrap: str, topic: str) -> Callable[..., Process]:
+def run_producer(start: Callable[..., Process], bootstrap: str, topic: str) -> Callable[..., Process]:
     """A function that starts producer.py with this test's broker and topic; arguments given win over these."""
     return partial(start, sys.executable, "producer.py", "-b", bootstrap, "-t", topic)
 
 
 @pytest.fixture
-def tracker(start: Callable[..., Process], bootstrap: str, topic: str) -> Callable[..., Process]:
+def run_bulk(start: Callable[..., Process], bootstrap: str, topic: str) -> Callable[..., Process]:
+    """A function that starts next_steps.bulk.producer as run_producer starts producer.py."""
+    return partial(start, sys.executable, "-m", "next_steps.bulk.producer", "-b", bootstrap, "-t", topic)
+
+
+@pytest.fixture
+def run_tracker(start: Callable[..., Process], bootstrap: str, topic: str) -> Callable[..., Process]:
     """A function that starts tracker.py with this test's broker, topic and group; arguments given win over these."""
     return partial(start, sys.executable, "tracker.py", "-b", bootstrap, "-t", topic, "-g", topic)
 
@@ -216,6 +246,25 @@ def orders(tmp_path: Path) -> Callable[..., Path]:
         return file
 
     return write
+
+
+def examples(start: str, readme: str) -> list[tuple[str, list[str]]]:
+    """Return the commands of a README's console blocks that begin so, each with the lines printed below it."""
+    found: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"```console\n(.*?)```", readme, re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            elif found[-1][0].endswith("\\") and not found[-1][1]:  # a command of several lines
+                found[-1] = (found[-1][0][:-1].rstrip() + " " + line.strip(), [])
+            else:
+                found[-1][1].append(line)
+    return [(command, lines) for command, lines in found if command.startswith(start)]
+
+
+def same(printed: list[str], documented: list[str]) -> bool:
+    """Return whether the lines are the same but for their UUIDs."""
+    return [re.sub(UUID, "UUID", line) for line in printed] == [re.sub(UUID, "UUID", line) for line in documented]
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int = 1) -> None:
