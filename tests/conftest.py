@@ -13,8 +13,10 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,16 @@ from broker import COMPOSE_FILE, ROOT, Broker, fetch, image_version, missing, re
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from producer import new_order
-
 LIMIT = 30  # seconds for whatever a test waits for; far more than it takes, since machines differ
+OUTAGE_LIMIT = 90  # seconds for what a restart of the broker may delay
 POLL = 0.02  # seconds between two looks at a condition
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 NEW_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows can send Ctrl-Break to such a one only
 POSIX = os.name == "posix" or None
 INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
+posix = pytest.mark.skipif(not POSIX, reason="SIGKILL, SIGSTOP and file size limits are POSIX")
+# The broker's own session with its controller is 9 s by default: for that long, one that was killed can't come back.
+SOON_BACK = {"KAFKA_BROKER_SESSION_TIMEOUT_MS": 3000, "KAFKA_BROKER_HEARTBEAT_INTERVAL_MS": 500}
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # brokers that live for seconds start sooner
 
 
@@ -237,15 +241,149 @@ def run_tracker(start: Callable[..., Process], bootstrap: str, topic: str) -> Ca
 
 @pytest.fixture
 def orders(tmp_path: Path) -> Callable[..., Path]:
-    """A function that writes a file with so many orders, each of a user of its own, and returns it."""
+    """A function that writes a file with so many orders for run_bulk, each of a user of its own, and returns it."""
 
     def write(count: int, prefix: str = "u") -> Path:
         file = tmp_path / f"{prefix}.jsonl"
-        lines = (new_order(f"{prefix}{number}", "x", 1) for number in range(count))
-        file.write_text("".join(json.dumps(order) + "\n" for order in lines))
+        order = '{{"user": "{}{}", "item": "x", "quantity": 1}}\n'
+        file.write_text("".join(order.format(prefix, number) for number in range(count)))
         return file
 
     return write
+
+
+@pytest.fixture
+def traffic(
+    run_bulk: Callable[..., Process], run_tracker: Callable[..., Process], orders: Callable[..., Path], topic: str
+) -> Callable[[str], Traffic]:
+    """A function that returns the Traffic through this test's topic on the broker of that address."""
+
+    def flow(servers: str) -> Traffic:
+        return Traffic(partial(run_bulk, "-b", servers), partial(run_tracker, "-b", servers), orders, servers, topic)
+
+    return flow
+
+
+class Traffic:
+    """Orders that flow: the bulk producers that send, the trackers that print, and what they must have kept at last."""
+
+    def __init__(self, send: Any, track: Any, orders: Any, servers: str, topic: str) -> None:
+        self._send, self._track, self._orders, self._servers, self._topic = send, track, orders, servers, topic
+        self.senders: list[Process] = []
+        self.trackers: list[Process] = []
+        self.attempted: set[str] = set()
+
+    def send(self, *flags: str, count: int = 50_000) -> Process:
+        """Return a bulk producer that sends so many orders, each of a user of its own."""
+        prefix = f"run{len(self.senders)}-"
+        self.attempted.update(f"{prefix}{number}" for number in range(count))
+        self.senders.append(self._send("-l", self._orders(count, prefix), *flags))
+        return self.senders[-1]
+
+    def track(self, *flags: str) -> Process:
+        """Return a further tracker."""
+        self.trackers.append(self._track(*flags))
+        return self.trackers[-1]
+
+    def finish(self) -> None:
+        """Stop the producers, let the trackers print what was confirmed, stop them, and look at what all have kept."""
+        for sending in running(self.senders):
+            assert sending.stop(limit=OUTAGE_LIMIT) == 0, sending
+        if not running(self.trackers):
+            assert self.track("-e").wait(OUTAGE_LIMIT) == 0, self.trackers[-1]
+        wait_until(lambda: tracked(*self.trackers) >= confirmed(*self.senders), "all confirmed orders", OUTAGE_LIMIT)
+        for tracking in running(self.trackers):
+            assert tracking.stop() == 0, tracking
+        self.assert_kept()
+
+    def assert_kept(self) -> None:
+        """Ask what every fault must leave true."""
+        delivered, seen = confirmed(*self.senders), tracked(*self.trackers)
+        assert delivered, "no order was confirmed, so that nothing was shown"
+        assert not delivered - seen, f"{len(delivered - seen)} of {len(delivered)} confirmed orders were not tracked"
+        assert seen <= self.attempted, "an order was tracked that nobody sent"
+        assert not delivered & given_up(*self.senders), "an order was both confirmed and named as not confirmed"
+        assert_nothing_stored_ahead(self._servers, self._topic, *self.trackers)
+
+    def assert_log_holds_each_once(self) -> None:
+        assert_log_holds_each_once(self._servers, self._topic)
+
+    def assert_offsets_rise(self) -> None:
+        assert_offsets_rise(self._servers, self._topic, *self.trackers)
+
+    def assert_tracked_once(self) -> None:
+        assert_tracked_once(*self.trackers)
+
+
+def running(processes: list[Process]) -> list[Process]:
+    """Return those that have not ended."""
+    return [process for process in processes if process.popen.poll() is None]
+
+
+def more(process: Process, count: int = 20) -> None:
+    """Return when the process has printed so many lines more than now."""
+    process.wait_for("Message", times=len(process.out) + count, limit=OUTAGE_LIMIT)
+
+
+def confirmed(*senders: Process) -> set[str]:
+    """Return the users whose orders the producers have printed as delivered."""
+    lines = [line.removeprefix("Message delivered ") for sending in senders for line in list(sending.out)]
+    return {json.loads(line)["user"] for line in lines}
+
+
+def given_up(*senders: Process) -> set[str]:
+    """Return the users whose orders the producers have named as not confirmed."""
+    lines = [line for sending in senders for line in list(sending.err)]
+    found = [re.match(r"Order (\{.*\}) was not confirmed: ", line) for line in lines]
+    return {json.loads(match[1])["user"] for match in found if match}
+
+
+def received(tracking: Process) -> list[str]:
+    """Return the users whose orders the tracker has printed, in that order; all are one x, as in a file of orders()."""
+    return [line.rpartition(" ")[2] for line in list(tracking.out) if line.startswith("Message received: x 1 from ")]
+
+
+def tracked(*trackers: Process) -> set[str]:
+    """Return the users whose orders any of the trackers has printed."""
+    return {user for tracking in trackers for user in received(tracking)}
+
+
+def places(bootstrap: str, topic: str) -> list[tuple[str, int, int]]:
+    """Return the user of each order in the topic, with its partition and offset."""
+    return [(json.loads(r.value())["user"], r.partition(), r.offset()) for r in records(bootstrap, topic)]
+
+
+def assert_log_holds_each_once(bootstrap: str, topic: str) -> None:
+    """Of each order the topic holds one record, however often it had to be sent."""
+    copies = Counter(user for user, _, _ in places(bootstrap, topic))
+    doubled = [user for user, count in copies.items() if count > 1]
+    assert not doubled, f"the log holds {len(doubled)} orders more than once: {doubled[:5]}"
+
+
+def assert_tracked_once(*trackers: Process) -> None:
+    """No order was printed twice, by one tracker or by two."""
+    copies = Counter(user for tracking in trackers for user in received(tracking))
+    repeated = [user for user, count in copies.items() if count > 1]
+    assert not repeated, f"{len(repeated)} orders were tracked again: {repeated[:5]}"
+
+
+def assert_offsets_rise(bootstrap: str, topic: str, *trackers: Process) -> None:
+    """Each tracker has printed the orders of a partition in the sequence of the log, none of them twice."""
+    place = {user: (partition, offset) for user, partition, offset in places(bootstrap, topic)}
+    for tracking in trackers:
+        seen: dict[int, list[int]] = {}
+        for user in received(tracking):
+            seen.setdefault(place[user][0], []).append(place[user][1])
+        for partition, offsets in seen.items():
+            assert all(a < b for a, b in pairwise(offsets)), f"offsets fell in {partition}"
+
+
+def assert_nothing_stored_ahead(bootstrap: str, topic: str, *trackers: Process) -> None:
+    """The group, which has the topic's name, has committed no order that was not printed."""
+    log, seen = places(bootstrap, topic), tracked(*trackers)
+    for partition in {partition for _, partition, _ in log}:
+        last = max((offset for user, p, offset in log if p == partition and user in seen), default=-1)
+        assert committed(bootstrap, topic, topic, partition) <= last + 1, f"more than {last} was stored in {partition}"
 
 
 def examples(start: str, readme: str) -> list[tuple[str, list[str]]]:
