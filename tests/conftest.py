@@ -44,15 +44,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Fetch Kafka before the tests: what one of them waited for it would count against its time limit."""
+    config.addinivalue_line(
+        "markers", "spread: run each of these beside any other, rather than with its file's in turn"
+    )
     if not hasattr(config, "workerinput") and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS") and not missing():
         fetch(image_version(read_brokers(COMPOSE_FILE)["kafka"]))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run a file's tests one after the other, beside those of other files, where it doesn't name a group of its own."""
+    """Run a file's tests one after the other, beside those of other files, but where the test says otherwise."""
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
+        if not item.get_closest_marker("xdist_group") and not item.get_closest_marker("spread"):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
