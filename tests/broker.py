@@ -4,6 +4,7 @@
     python tests/broker.py -- python producer.py         for one command, then stop the broker
     python tests/broker.py --file FILE                   all brokers of another Compose file
     python tests/broker.py --file FILE --service NAME    one of them: in a terminal each, so that each can be stopped
+    python tests/broker.py --tool kafka-topics -- --bootstrap-server localhost:9092 --list    one of Kafka's tools
 
 Java comes with the requirements of the tests, and Kafka is fetched from Maven Central once. Both Kafka and the orders
 are in the folder .kafka.
@@ -50,6 +51,13 @@ ARTIFACTS = (
     ["org.apache.kafka:kafka_2.13:{version}", "org.apache.kafka:kafka-tools:{version}"],
     ["org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"],
 )
+# Kafka's own tools by the names of their scripts, which Maven Central doesn't have.
+TOOLS = {
+    "kafka-topics": "TopicCommand",
+    "kafka-console-consumer": "consumer.ConsoleConsumer",
+    "kafka-console-producer": "ConsoleProducer",
+    "kafka-consumer-groups": "consumer.group.ConsumerGroupCommand",
+}
 START_LIMIT = 120  # seconds; a loaded machine with 2 cores takes 30
 STOP_LIMIT = 10  # seconds, as with `docker stop`; the last broker of a cluster needs more, as it misses the others
 # Ports below those that systems give out by themselves (from 32768 on Linux, 49152 elsewhere). Each worker of
@@ -154,6 +162,14 @@ def save_classes(version: str, jars: Path) -> None:
         if subprocess.run([*java, *dump], capture_output=True).returncode:
             archive.write_bytes(b"")  # this Java can't, and won't be asked again
         archive.rename(class_archive(version))
+
+
+def tool(name: str) -> list[str]:
+    """Return the command that is one of Kafka's own tools, but for its arguments; RuntimeError as fetch()."""
+    version = image_version(read_brokers(COMPOSE_FILE)["kafka"])
+    jars = fetch(version)
+    java = [JAVA, "-Xmx256m", f"-XX:SharedArchiveFile={class_archive(version)}", "-Dlog4j2.level=ERROR"]
+    return [*map(str, java), "-cp", f"{jars / '*'}", f"org.apache.kafka.tools.{TOOLS[name]}"]
 
 
 def free_port() -> int:
@@ -341,12 +357,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--file", type=Path, default=COMPOSE_FILE, help="Compose file (docker-compose.yml)")
     parser.add_argument("--service", help="the one of its brokers to run (all)")
     parser.add_argument("--directory", type=Path, default=HOME, help="where data, settings and log are kept (.kafka)")
+    parser.add_argument("--tool", choices=TOOLS, help="run one of Kafka's own tools, with what stands after --")
     parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="run it with the brokers, then stop them")
     args = parser.parse_args(argv)
     if lacking := missing():
         parser.exit(1, f"No broker can be started here. Install {lacking}\n")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if args.tool:
+            return subprocess.run([*tool(args.tool), *args.command]).returncode
         with Cluster(args.directory, args.file, args.service, port=int) as cluster:
             return wait(cluster, args.command)
     except (RuntimeError, OSError) as error:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from broker import COMPOSE_FILE, JAVA, fetch, image_version, missing, read_brokers
+from broker import missing, tool
 from conftest import LIMIT
 
 ORDER = {"order_id": "123e4567-e89b-12d3-a456-426614174000", "user": "josé", "item": "burger", "quantity": 5}
@@ -26,15 +26,14 @@ def kcat(*arguments, text=None):
 
 
 def kafka_tool(name, *arguments, text=None):
-    """Return what a command-line tool of Apache Kafka prints, its class given by name."""
+    """Return what one of Kafka's own tools prints."""
     if lacking := missing():
         pytest.skip(f"no Kafka tools: install {lacking}")
-    jars = fetch(image_version(read_brokers(COMPOSE_FILE)["kafka"]))
-    return run(JAVA, "-cp", f"{jars}/*", f"org.apache.kafka.tools.{name}", *arguments, text=text)
+    return run(*tool(name), *arguments, text=text)
 
 
-def test_kcat_reads_key_and_json_of_our_order(producer, bootstrap, topic):
-    sending = producer("--user", "josé")
+def test_kcat_reads_key_and_json_of_our_order(run_producer, bootstrap, topic):
+    sending = run_producer("--user", "josé")
     assert sending.wait() == 0
     seen = kcat("-C", "-b", bootstrap, "-t", topic, "-e", "-q", "-f", "%k %s\n")
     key, _, value = seen.removesuffix("\n").partition(" ")
@@ -42,18 +41,18 @@ def test_kcat_reads_key_and_json_of_our_order(producer, bootstrap, topic):
     assert json.loads(value)["order_id"] == key
 
 
-def test_our_tracker_prints_what_kcat_wrote(tracker, bootstrap, topic):
+def test_our_tracker_prints_what_kcat_wrote(run_tracker, bootstrap, topic):
     kcat("-P", "-b", bootstrap, "-t", topic, text=LINE + "\n")
-    tracking = tracker("-c", "1")
+    tracking = run_tracker("-c", "1")
     assert tracking.wait() == 0
     assert tracking.out[1] == "Message received: burger 5 from josé"
 
 
-def test_the_console_consumer_reads_our_order(producer, bootstrap, topic):
-    sending = producer()
+def test_the_console_consumer_reads_our_order(run_producer, bootstrap, topic):
+    sending = run_producer()
     assert sending.wait() == 0
     seen = kafka_tool(
-        "consumer.ConsoleConsumer",
+        "kafka-console-consumer",
         "--bootstrap-server",
         bootstrap,
         "--topic",
@@ -65,26 +64,24 @@ def test_the_console_consumer_reads_our_order(producer, bootstrap, topic):
     assert sending.out == [f"Message delivered {seen.strip()}"]
 
 
-def test_our_tracker_prints_what_the_console_producer_wrote(tracker, bootstrap, topic):
-    kafka_tool("ConsoleProducer", "--bootstrap-server", bootstrap, "--topic", topic, text=LINE + "\n")
-    tracking = tracker("-c", "1")
+def test_our_tracker_prints_what_the_console_producer_wrote(run_tracker, bootstrap, topic):
+    kafka_tool("kafka-console-producer", "--bootstrap-server", bootstrap, "--topic", topic, text=LINE + "\n")
+    tracking = run_tracker("-c", "1")
     assert tracking.wait() == 0
     assert tracking.out[1] == "Message received: burger 5 from josé"
 
 
-def test_the_group_tool_shows_how_far_our_tracker_has_read(producer, tracker, bootstrap, topic):
-    assert producer("-c", "4").wait() == 0
-    assert tracker("-c", "3").wait() == 0
-    seen = kafka_tool(
-        "consumer.group.ConsumerGroupCommand", "--bootstrap-server", bootstrap, "--describe", "--group", topic
-    )
+def test_the_group_tool_shows_how_far_our_tracker_has_read(run_producer, run_tracker, bootstrap, topic):
+    assert run_producer("-c", "4").wait() == 0
+    assert run_tracker("-c", "3").wait() == 0
+    seen = kafka_tool("kafka-consumer-groups", "--bootstrap-server", bootstrap, "--describe", "--group", topic)
     row = next(line.split() for line in seen.splitlines() if topic in line and "TOPIC" not in line)
     assert row[:6] == [topic, topic, "0", "3", "4", "1"]  # group, topic, partition, committed, end, lag
 
 
-def test_the_command_that_a_skipped_line_ends_with_shows_the_record(tracker, bootstrap, topic):
+def test_the_command_that_a_skipped_line_ends_with_shows_the_record(run_tracker, bootstrap, topic):
     kcat("-P", "-b", bootstrap, "-t", topic, text="no order\n")
-    tracking = tracker("-e")
+    tracking = run_tracker("-e")
     assert tracking.wait() == 1
     command = tracking.err[0].split("Look at it: ")[1]
     assert run(*command.split(), text=None) == "no order\n"
