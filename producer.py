@@ -30,8 +30,7 @@ CONFIG: dict[str, Any] = {
     "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; error_report says it every 10 s
 }
 LIMIT = 10  # seconds to find a broker and the topic, and to confirm what is under way when a signal comes
-# What people bring along from other clients.
-PROPERTIES = "-F and -X take librdkafka's: sasl.username, sasl.password, ssl.ca.location; none of Java or a registry"
+PROPERTIES = "-F and -X take librdkafka's: sasl.username and .password for JAAS, ssl.ca.location for a trust store"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 # What is printed stays JSON on an output that lacks some letters: there they are written as JSON's own escapes.
 ASCII = {str(getattr(stream, "encoding", "")).lower() for stream in (sys.stdout, sys.stderr)} != {"utf-8"}
@@ -71,15 +70,18 @@ def send(
     unconfirmed: list[str] = []
     report = partial(delivery_report, unconfirmed)
     for order in orders:
-        value, wait = serialize(order), 0.0
+        value = serialize(order)
         on_delivery = report if serialize is to_json else partial(report, order=to_json(order))
-        while not stop:
+        while True:
             try:
-                producer.poll(wait)  # runs the delivery reports that have come in
+                producer.poll(0)  # runs the delivery reports that have come in
                 producer.produce(topic, value, order["order_id"], on_delivery=on_delivery)
                 break
             except BufferError:  # the queue is full
-                wait = 0.1
+                flush(producer, stop)
+                if stop:
+                    report(KafkaError(KafkaError._PURGE_QUEUE), None, to_json(order))
+                    break
             except KafkaException as error:
                 report(error.args[0], None, to_json(order))
                 if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
@@ -93,7 +95,7 @@ def send(
 
 
 def delivery_report(unconfirmed: list[str], err: KafkaError | None, msg: Any, order: bytes | None = None) -> None:
-    """Print the order, as JSON whatever was sent, if Kafka has confirmed it; otherwise name it on stderr and keep it."""
+    """Print the order, as JSON whatever was sent, if Kafka has confirmed it; else name it on stderr and keep it."""
     text = (order or msg.value()).decode()
     if err is None:
         print(f"Message delivered {text}")
@@ -109,7 +111,7 @@ def flush(producer: Producer, stop: Sequence[object]) -> None:
         if stop or not (left := producer.flush(0.1)):
             break
         if tenth % 100 == 0:
-            print(f"Kafka still has to confirm {left} orders", file=sys.stderr)
+            print(f"Still waiting for Kafka to confirm {left} of the orders", file=sys.stderr)
     producer.flush(LIMIT)
     producer.purge()
     producer.flush()
@@ -200,7 +202,7 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
     try:
         wait_for_topic(producer, args, why, stop)
-        return 1 if run(producer, args, stop) else 0
+        return 1 if not stop and run(producer, args, stop) else 0
     except ValueError as error:
         sys.exit(str(error))
     except KafkaException as error:

@@ -38,8 +38,7 @@ CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000
 NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "GROUP_PROTOCOL", "OFFSET_RESET", "NO_OFFSET", "FENCED")
 BEING_MADE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)  # what is said of a topic meanwhile
 LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
-# What people bring along from other clients.
-PROPERTIES = "-F and -X take librdkafka's: sasl.username, sasl.password, ssl.ca.location; none of Java or a registry"
+PROPERTIES = "-F and -X take librdkafka's: sasl.username and .password for JAAS, ssl.ca.location for a trust store"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 Order = dict[str, Any]
