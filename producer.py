@@ -30,7 +30,7 @@ CONFIG: dict[str, Any] = {
     "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; error_report says it every 10 s
 }
 LIMIT = 10  # seconds to find a broker and the topic, and to confirm what is under way when a signal comes
-PROPERTIES = "-F and -X take librdkafka's: sasl.username and .password for JAAS, ssl.ca.location for a trust store"
+PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.location for a trust store; no registry lines"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 # What is printed stays JSON on an output that lacks some letters: there they are written as JSON's own escapes.
 ASCII = {str(getattr(stream, "encoding", "")).lower() for stream in (sys.stdout, sys.stderr)} != {"utf-8"}
@@ -168,7 +168,7 @@ def command_line() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, add_property = parser.add_argument, partial(parser.add_argument, action="append", default=[])
-    add_property("-b", "--bootstrap-servers", dest="flags", type="bootstrap.servers={}".format, help="HOST:PORT,…")
+    add_property("-b", "--bootstrap-servers", dest="flags", type="bootstrap.servers={}".format, metavar="HOST:PORT")
     add("-t", "--topic", default="orders", help="(orders)")
     add_property("-X", dest="properties", metavar="PROP=VALUE", help="any librdkafka property")
     add("-F", dest="file", metavar="FILE", help="a file of such properties: the place for passwords")

@@ -38,7 +38,7 @@ CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000
 NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "GROUP_PROTOCOL", "OFFSET_RESET", "NO_OFFSET", "FENCED")
 BEING_MADE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)  # what is said of a topic meanwhile
 LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
-PROPERTIES = "-F and -X take librdkafka's: sasl.username and .password for JAAS, ssl.ca.location for a trust store"
+PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.location for a trust store; no registry lines"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 Order = dict[str, Any]
@@ -219,7 +219,7 @@ def command_line() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, add_property = parser.add_argument, partial(parser.add_argument, action="append", default=[])
-    add_property("-b", "--bootstrap-servers", dest="flags", type="bootstrap.servers={}".format, help="HOST:PORT,…")
+    add_property("-b", "--bootstrap-servers", dest="flags", type="bootstrap.servers={}".format, metavar="HOST:PORT")
     add("-t", "--topic", default="orders", help="(orders)")
     add_property("-g", "--group", dest="flags", type="group.id={}".format, metavar="GROUP", help="(order-tracker)")
     add_property("-X", dest="properties", metavar="PROP=VALUE", help="any librdkafka property")

@@ -38,7 +38,7 @@ from typing import IO
 
 import confluent_kafka
 import peers
-from broker import COMPOSE_FILE, HOME, JAVA, ROOT, Broker, Cluster, fetch, image_version, missing, read_brokers
+from broker import COMPOSE_FILE, JAVA, ROOT, Broker, Cluster, class_archive, fetch, image_version, missing, read_brokers
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -107,7 +107,8 @@ def ours(script: str, servers: str, topic: str, count: int, *options: str) -> li
 
 def java(arguments: str) -> list[str]:
     """Return the command for one of Kafka's own tools."""
-    return [JAVA, "-cp", f"{HOME / 'jars' / VERSION}/*", *f"org.apache.kafka.tools.{arguments}".split()]
+    options = ["-Xmx1g", f"-XX:SharedArchiveFile={class_archive(VERSION)}", "-cp", f"{fetch(VERSION)}/*"]
+    return [str(JAVA), *options, *f"org.apache.kafka.tools.{arguments}".split()]
 
 
 def producers(servers: str, topic: str, count: int, lines: Path) -> dict[str, list[str]]:
@@ -129,7 +130,7 @@ def trackers(servers: str, topic: str, count: int) -> dict[str, list[str]]:
     """Return the commands that read orders, each in a new group."""
     group = f"{RUN}-{uuid.uuid4().hex[:8]}"
     console = f"consumer.ConsoleConsumer --bootstrap-server {servers} --topic {topic} --from-beginning"
-    retries = ["-g", f"{group}-9", "--handler", "tracker:show", "--dead-letters", f"{topic}.DLQ"]
+    retries = ["-g", f"{group}-9", "--handler", "tests.peers:show_order", "--dead-letters", f"{topic}.DLQ"]
     bare = peers.bare_tracker
     auto, each, ten = "enable.auto.offset.store=true", "enable.auto.offset.store=false", "fetch.queue.backoff.ms=10"
     return {
@@ -296,7 +297,7 @@ def memory(servers: str, orders: int) -> Iterator[Row]:
 def shared_work(servers: str) -> Iterator[Row]:
     """Yield the rates of several trackers whose handler takes 1 ms, and their part of what is ideal."""
     topic, alone = new_topic(servers, PARTITIONS), 0.0
-    with running(ours("producer.py", servers, topic, 2 * PARTITIONS * HANDLED, "-q")):
+    with running(ours("next_steps.bulk.producer", servers, topic, 2 * PARTITIONS * HANDLED, "-q")):
         pass
     for count in (1, 2, 4, PARTITIONS):
         arguments = ["-b", servers, "-t", topic, "-g", f"{topic}-{count}", "-c", HANDLED]
@@ -379,7 +380,9 @@ def taking_over(servers: str) -> Iterator[Row]:
 def killed_leader(cluster: Cluster) -> Iterator[Row]:
     """Yield the time from the end of a partition's leader to the next confirmed order."""
     topic = new_topic(cluster.bootstrap)
-    with running(ours("producer.py", cluster.bootstrap, topic, 2, "-l", "-"), stdin=subprocess.PIPE) as child:
+    with running(
+        ours("next_steps.bulk.producer", cluster.bootstrap, topic, 2, "-l", "-"), stdin=subprocess.PIPE
+    ) as child:
 
         def confirm_an_order() -> None:
             child.stdin.write(f"{VALUE}\n".encode())
@@ -435,8 +438,6 @@ def comparison(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]
     """Start a broker, and yield a function that measures the pair beside other clients once."""
     with contextlib.ExitStack() as stack:
         servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or stack.enter_context(Broker(folder / "broker")).bootstrap
-        if not missing():
-            fetch(VERSION)
         one, lines, tracked = folder / "one", folder / "lines", new_topic(servers)
         one.write_text(f"{KEY}:{VALUE}\n")
         lines.write_text(f"{KEY}:{VALUE}\n" * orders)

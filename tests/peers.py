@@ -117,18 +117,28 @@ def kafka_python_tracker(servers: str, topic: str, group: str, count: str) -> No
     consumer.close()
 
 
+def show_order(order):
+    """Print an order as tracker.py does: a handler for next_steps.retries.tracker."""
+    import tracker
+
+    print(tracker.line_for(order))
+
+
 def waiting_tracker(*arguments: str) -> None:
-    """Track orders with tracker.py and a handler that waits 1 ms, and print when each began and ended."""
+    """Track orders with work that waits 1 ms for each, and print when that began and ended."""
     import time
 
     import tracker
 
-    def handle(order):
-        began = time.monotonic()
-        time.sleep(0.001)
-        print("Handled", began, time.monotonic())
+    def work(consumer, args, stop):
+        for records in tracker.follow(consumer, [args.topic], args.count, args.exit, stop, max_poll_records=10):
+            for _ in records:
+                began = time.monotonic()
+                time.sleep(0.001)
+                print("Handled", began, time.monotonic())
+            tracker.store(consumer, records)
 
-    sys.exit(tracker.main(arguments, handle=handle))
+    sys.exit(tracker.main(arguments, run=work))
 
 
 def peak_memory(*command: str) -> None:
