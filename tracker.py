@@ -29,6 +29,7 @@ CONFIG: dict[str, Any] = {
     "allow.auto.create.topics": True,  # a tracker that is there before the first order makes the topic
     "queued.min.messages": 10_000,  # fetched ahead; more would take memory without being faster
     "fetch.queue.backoff.ms": 10,  # until it fetches more once they are there; the default, 1000, lets it run dry
+    "socket.timeout.ms": 10_000,  # lets it notice after some 20 s that a broker froze; by default it takes minutes
     "reconnect.backoff.ms": 20,  # half of it puts off the second connection; the default, 100, the first order
     "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; error_report says it every 10 s
 }
