@@ -35,9 +35,8 @@ CONFIG: dict[str, Any] = {
 }
 # The classic group protocol, in which a tracker says after how long it counts as dead; in `consumer` the broker does.
 CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}
-# Errors that trying again does not mend: no right to read, a group or an offset that the settings don't fit.
-NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "GROUP_PROTOCOL", "OFFSET_RESET", "NO_OFFSET", "FENCED")
-BEING_MADE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)  # what is said of a topic meanwhile
+# What the names of errors end in that trying again does not mend: no right, or settings that don't fit the group.
+NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "GROUP_PROTOCOL", "OFFSET_RESET", "NO_OFFSET", "EXCEPTION")
 LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
 PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.location for a trust store; no registry lines"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -105,12 +104,12 @@ def follow(
     paused: Any = (),
     max_poll_records: int = 1000,
 ) -> Iterator[list[Message]]:
-    """Yield the records at hand, or [], until `stop`, `count` or the end, which is put off while `paused` holds any."""
+    """Yield the records at hand, or [], until `stop`, `count` or the end, also that of the partitions in `paused`."""
     left = sys.maxsize if count is None else count
     ends: set[Any] = set()  # the partitions that are read to their end; None where there is none for this consumer
     consumer.subscribe(topics, on_assign=lambda _, new: ends.difference_update([None, *new]) if new else ends.add(None))
     compare(consumer, topics)
-    while left and not stop and not (until_end and not paused and ends.issuperset(consumer.assignment() or [None])):
+    while left and not stop and not (until_end and ends and ends.issuperset(consumer.assignment() or [None])):
         records = []
         for msg in consumer.consume(min(left, max_poll_records), 0) or consumer.consume(1, 0.1):
             if not (err := msg.error()):
@@ -123,6 +122,7 @@ def follow(
                 print(f"Kafka reported a problem: {err.str()}. Going on", file=sys.stderr)
         left -= len(records)
         yield records
+        ends.difference_update(paused)  # they were put back, and come to their end once more
 
 
 def store(consumer: Consumer, records: Sequence[Message]) -> None:
@@ -185,7 +185,7 @@ def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str],
         except KafkaException:
             consumer.poll(0)  # runs error_report
             text = f"No Kafka broker answered at {args.config['bootstrap.servers']} within {LIMIT} s: {why[0]}"
-        if time.monotonic() > deadline or (problem and problem.code() not in BEING_MADE):
+        if time.monotonic() > deadline or (problem and problem.name().endswith(NOT_RETRIABLE)):
             sys.exit(text)
         time.sleep(0.02)  # it is being made
 
@@ -204,7 +204,7 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
     if args.count is not None and args.count < 1:
         raise ValueError("--count must be above 0")
     file = [*open(args.file, encoding="utf-8-sig")] if args.file is not None else []
-    config = dict(CONFIG)
+    config = CONFIG | {"enable.partition.eof": args.exit}
     for number, line in enumerate(file + args.properties + args.flags, 1):
         if match := re.fullmatch(r"""\s*([\w.-]+)\s*[=:]\s*(["']?)(.+?)\2\s*""", line):
             name = "bootstrap.servers" if match[1] == "metadata.broker.list" else match[1]
@@ -238,8 +238,7 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
     why, running = ["no answer came. See that it is healthy, and check -b, -F and -X"], False
     try:
         args.config = read_config(args)
-        report = {"error_cb": lambda err: error_report(err, running, why), "enable.partition.eof": args.exit}
-        consumer = Consumer(args.config | report)
+        consumer = Consumer({**args.config, "error_cb": lambda err: error_report(err, running, why)})
     except KafkaException as error:
         parser.error(f"{error.args[0].str()}. {PROPERTIES}")
     except (OSError, ValueError, TypeError) as error:
@@ -251,7 +250,10 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         running = True
         return 1 if not stop and run(consumer, args, stop) else 0
     except KafkaException as error:
-        sys.exit(f"Kafka refused this tracker: {error.args[0].str()}. Check its rights, its group and its settings")
+        said: Any = [
+            msg.error() for msg in consumer.consume(1, 0) if msg.error()
+        ] or error.args  # which may be a time-out
+        sys.exit(f"Kafka refused this tracker: {said[0].str()}. Check its rights and settings, and the broker's log")
     finally:
         leave(consumer)
 
