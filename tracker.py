@@ -79,7 +79,7 @@ def line_for(order: Order) -> str:
 def track(consumer: Consumer, args: Any, stop: Any, decode: Decode = lambda record: from_json(record.value())) -> int:
     """Print a line for each order of the topic; return how many records held none."""
     skipped = 0
-    print(f"Consumer is running & subscribed to {args.topic} topic", flush=True)
+    show([f"Consumer is running & subscribed to {args.topic} topic"])
     for records in follow(consumer, [args.topic], args.count, args.exit, stop):
         lines = []
         for msg in records:
