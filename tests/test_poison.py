@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from conftest import put, records
+from conftest import committed, put
 
-import producer as producer_script
+import producer
 
+pytestmark = pytest.mark.spread
 GOOD = {"order_id": "123e4567-e89b-12d3-a456-426614174000", "user": "john", "item": "burger", "quantity": 5}
 POISON = {
     "a tombstone": None,
@@ -36,11 +37,11 @@ POISON = {
 }
 
 
-def test_the_tracker_skips_each_record_that_is_no_order_and_says_where(tracker, bootstrap, topic):
+def test_each_record_that_is_no_order_is_skipped_and_named(run_tracker, bootstrap, topic):
     for value in POISON.values():
-        put(bootstrap, topic, producer_script.to_json(GOOD), value)
-    put(bootstrap, topic, producer_script.to_json(GOOD))
-    tracking = tracker("-e")
+        put(bootstrap, topic, producer.to_json(GOOD), value)
+    put(bootstrap, topic, producer.to_json(GOOD))
+    tracking = run_tracker("-e")
     assert tracking.wait() == 1
     assert tracking.out[1:] == ["Message received: burger 5 from john"] * (len(POISON) + 1)
     for number, line in enumerate(tracking.err):
@@ -51,22 +52,49 @@ def test_the_tracker_skips_each_record_that_is_no_order_and_says_where(tracker, 
     assert len(tracking.err) == len(POISON)
 
 
+def test_the_command_of_a_skipped_line_reads_this_record(run_tracker, bootstrap, topic):
+    put(bootstrap, topic, producer.to_json(GOOD), b"no order")
+    tracking = run_tracker("-e")
+    assert tracking.wait() == 1
+    assert tracking.err[0].endswith(f"Look at it: kcat -C -b {bootstrap} -t {topic} -p 0 -o 1 -c 1")
+
+
+@pytest.mark.parametrize("value", [b"", None])
+def test_an_empty_record_at_any_moment(run_tracker, bootstrap, topic, value):
+    """librdkafka's Message is false where its value is empty: alone, first, last and in a batch it is a record."""
+    tracking = run_tracker()
+    tracking.wait_for("Consumer is running")
+    for count, values in enumerate([[value], [value, producer.to_json(GOOD)], [producer.to_json(GOOD), value]], 1):
+        put(bootstrap, topic, *values)
+        tracking.wait_for("Skipped", err=True, times=count)
+    tracking.wait_for("Message received", times=2)
+    put(bootstrap, topic, value)
+    tracking.wait_for(f"Skipped {topic} [0] @ 5", err=True)
+    assert tracking.stop() == 1
+    assert len(tracking.err) == 4
+    assert committed(bootstrap, topic, topic) == 6
+
+
 @pytest.mark.parametrize("text", ["\x1b[2J\x1b[31mred", "tail\u202eevil", "line\nbreak\r", "\ud800", "\x9b31m"])
-def test_what_a_record_says_cannot_drive_the_terminal(tracker, bootstrap, topic, text):
+def test_what_a_record_says_cannot_drive_the_terminal(run_tracker, bootstrap, topic, text):
     put(bootstrap, topic, json.dumps(GOOD | {"user": text, "item": text}).encode())
-    tracking = tracker("-e")
+    tracking = run_tracker("-e")
     assert tracking.wait() == 0
     assert len(tracking.out) == 2
     assert all(line.isprintable() for line in tracking.out)
 
 
-def test_further_fields_are_ignored_by_the_tracker_and_kept_by_the_producer(tracker, producer, bootstrap, topic):
-    order = GOOD | {"note": "no onions", "table": 7}
-    sending = producer("-l", "-")
-    sending.write(json.dumps(order) + "\n")
-    sending.popen.stdin.close()
-    assert sending.wait() == 0
-    assert [json.loads(record.value()) for record in records(bootstrap, topic)] == [order]
-    tracking = tracker("-c", "1")
+def test_further_fields_are_ignored(run_tracker, bootstrap, topic):
+    put(bootstrap, topic, json.dumps(GOOD | {"note": "no onions", "table": 7}).encode())
+    tracking = run_tracker("-c", "1")
     assert tracking.wait() == 0
     assert tracking.out[1] == "Message received: burger 5 from john"
+
+
+def test_skipped_records_count_and_make_the_exit_status_1(run_tracker, bootstrap, topic):
+    put(bootstrap, topic, b"no order", producer.to_json(GOOD), None, producer.to_json(GOOD))
+    first = run_tracker("-c", "3")
+    assert (first.wait(), len(first.out), len(first.err)) == (1, 2, 2)
+    assert committed(bootstrap, topic, topic) == 3
+    rest = run_tracker("-e")  # what was skipped is skipped for good
+    assert (rest.wait(), len(rest.out), rest.err) == (0, 2, [])
