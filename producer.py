@@ -112,9 +112,9 @@ def flush(producer: Producer, stop: Sequence[object]) -> None:
             break
         if tenth % 100 == 0:
             print(f"Still waiting for Kafka to confirm {left} of the orders", file=sys.stderr)
-    producer.flush(LIMIT)
-    producer.purge()
-    producer.flush()
+    if producer.flush(LIMIT):  # nothing else may be purged: it would reach what is produced after it
+        producer.purge()
+        producer.flush()
 
 
 def wait_for_topic(producer: Producer, args: argparse.Namespace, why: list[str], stop: Any) -> None:
@@ -159,8 +159,9 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
             config.pop(name, None)  # librdkafka has several names for some, and takes what comes last
             config[name] = match[3]
         elif not re.match(r"\s*([#![]|$)", line):  # what it holds instead may be a password
-            where = f"{args.file}:{number}" if number <= len(file) else "-b or -X"
-            raise ValueError(f"{where} has no value in the form PROP=VALUE")
+            raise ValueError(
+                f"{args.file}:{number} isn't PROP=VALUE" if number <= len(file) else "-b or -X lacks its value"
+            )
     return config
 
 
