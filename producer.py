@@ -34,7 +34,6 @@ PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.locati
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 # What is printed stays JSON on an output that lacks some letters: there they are written as JSON's own escapes.
 ASCII = {str(getattr(stream, "encoding", "")).lower() for stream in (sys.stdout, sys.stderr)} != {"utf-8"}
-BEING_MADE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE)  # what is said of a topic meanwhile
 
 Order = dict[str, Any]
 encode = json.JSONEncoder(ensure_ascii=ASCII, allow_nan=False).encode
@@ -90,7 +89,7 @@ def send(
         if stop:
             break
     flush(producer, stop)
-    sys.stdout.flush()
+    show(flush=True)
     return len(unconfirmed)
 
 
@@ -98,7 +97,7 @@ def delivery_report(unconfirmed: list[str], err: KafkaError | None, msg: Any, or
     """Print the order, as JSON whatever was sent, if Kafka has confirmed it; else name it on stderr and keep it."""
     text = (order or msg.value()).decode()
     if err is None:
-        print(f"Message delivered {text}")
+        show(f"Message delivered {text}\n")
         return
     unconfirmed.append(text)
     why = "the producer was stopped before Kafka answered" if err.name().startswith("_PURGE") else err.str()
@@ -107,14 +106,20 @@ def delivery_report(unconfirmed: list[str], err: KafkaError | None, msg: Any, or
 
 def flush(producer: Producer, stop: Sequence[object]) -> None:
     """Return when every order is confirmed or given up, at the latest LIMIT seconds after `stop` held something."""
-    for tenth in range(1, sys.maxsize):
-        if stop or not (left := producer.flush(0.1)):
-            break
-        if tenth % 100 == 0:
-            print(f"Still waiting for Kafka to confirm {left} of the orders", file=sys.stderr)
-    if producer.flush(LIMIT):  # nothing else may be purged: it would reach what is produced after it
+    while producer.flush(LIMIT) and not stop:
+        print(f"Still waiting for Kafka to confirm {len(producer)} of the orders", file=sys.stderr)
+    if len(producer):  # purge() works on after it returned: it would take what is sent after a full queue
         producer.purge()
         producer.flush()
+
+
+def show(text: str = "", flush: bool = False) -> None:
+    """Print the text; SystemExit where standard output is gone."""
+    try:
+        print(text, end="", flush=flush)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or each further print would fail too
+        sys.exit(f"Standard output could not be written: {error}. Orders confirmed after that are not shown")
 
 
 def wait_for_topic(producer: Producer, args: argparse.Namespace, why: list[str], stop: Any) -> None:
@@ -133,7 +138,7 @@ def wait_for_topic(producer: Producer, args: argparse.Namespace, why: list[str],
         except KafkaException:
             producer.poll(0)  # runs error_report
             text = f"No Kafka broker answered at {args.config['bootstrap.servers']} within {LIMIT} s: {why[0]}"
-        if time.monotonic() > deadline or (problem and problem.code() not in BEING_MADE):
+        if time.monotonic() > deadline or (problem and problem.name().endswith(("AUTHORIZATION_FAILED", "EXCEPTION"))):
             sys.exit(text)
         time.sleep(0.02)  # it is being made
 
@@ -159,9 +164,7 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
             config.pop(name, None)  # librdkafka has several names for some, and takes what comes last
             config[name] = match[3]
         elif not re.match(r"\s*([#![]|$)", line):  # what it holds instead may be a password
-            raise ValueError(
-                f"{args.file}:{number} isn't PROP=VALUE" if number <= len(file) else "-b or -X lacks its value"
-            )
+            raise ValueError(f"{args.file}:{number} isn't PROP=VALUE" if number <= len(file) else "a flag has no value")
     return config
 
 
@@ -209,9 +212,6 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
     except KafkaException as error:
         stop.append(0)
         sys.exit(f"Kafka refused this producer: {error.args[0].str()}. Check its rights")
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or each further print would fail too
-        sys.exit(f"Standard output could not be written: {error}. Orders confirmed after that are not shown")
     finally:
         flush(producer, stop)
 

@@ -33,8 +33,7 @@ CONFIG: dict[str, Any] = {
     "reconnect.backoff.ms": 20,  # half of it puts off the second connection; the default, 100, the first order
     "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; error_report says it every 10 s
 }
-# The classic group protocol, in which a tracker says after how long it counts as dead; in `consumer` the broker does.
-CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}
+CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}  # the broker's in the other one
 # What the names of errors end in that trying again does not mend: no right, or settings that don't fit the group.
 NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "GROUP_PROTOCOL", "OFFSET_RESET", "NO_OFFSET", "EXCEPTION")
 LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
@@ -211,8 +210,7 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
             config.pop(name, None)  # librdkafka has several names for some, and takes what comes last
             config[name] = match[3]
         elif not re.match(r"\s*([#![]|$)", line):  # what it holds instead may be a password
-            where = f"{args.file}:{number}" if number <= len(file) else "-b, -g or -X"
-            raise ValueError(f"{where} has no value in the form PROP=VALUE")
+            raise ValueError(f"{args.file}:{number} isn't PROP=VALUE" if number <= len(file) else "a flag has no value")
     return config if config.get("group.protocol", "classic") != "classic" else CLASSIC_PROTOCOL | config
 
 
