@@ -47,14 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "spread: run each of these beside any other, rather than with its file's in turn"
     )
+    config.addinivalue_line("markers", "xdist_group: known without pytest-xdist as well")
     if not hasattr(config, "workerinput") and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS") and not missing():
         fetch(image_version(read_brokers(COMPOSE_FILE)["kafka"]))
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run a file's tests one after the other, beside those of other files, but where the test says otherwise."""
-    config.addinivalue_line("markers", "xdist_group: known without pytest-xdist as well")
     for item in items:
         if not item.get_closest_marker("xdist_group") and not item.get_closest_marker("spread"):
             item.add_marker(pytest.mark.xdist_group(item.path.name))
