@@ -29,12 +29,15 @@ from conftest import (
     given_up,
     more,
     posix,
+    put,
     records,
     running,
     tracked,
     wait_until,
 )
 from proxy import Proxy
+
+from producer import new_order, to_json
 
 pytestmark = [pytest.mark.spread, pytest.mark.timeout(900)]  # each wait has a limit of its own, far below
 END_LIMIT = 15  # seconds for a script to end after a signal, of which it waits 10 itself
@@ -325,6 +328,26 @@ def test_trackers_join_and_leave(flow, bootstrap, topic, repeats):
         if number % 3:
             assert random.choice(running(flow.trackers)).stop() == 0  # noqa: S311
     flow.finish()
+    flow.assert_tracked_once()
+    flow.assert_offsets_rise()
+
+
+def test_slow_trackers_stopped_while_others_join(slow_tracker, flow, bootstrap, topic):
+    """A clean stop repeats nothing, also while the group is sharing anew: close() alone loses its commit then."""
+    create_topic(bootstrap, topic, partitions=3)
+    put(bootstrap, topic, *(to_json(new_order(f"u{number}", "x", 1)) for number in range(900)))
+    trackers = flow.trackers
+    trackers.append(slow_tracker(takes=0.1))
+    for _ in range(6):
+        trackers[-1].wait_for("Taking", err=True, limit=OUTAGE_LIMIT)
+        trackers.extend(slow_tracker(takes=0.1) for _ in range(2))
+        time.sleep(random.random() * 2)  # noqa: S311
+        for _ in range(2):
+            assert random.choice(running(trackers)[:-1]).stop() == 0  # noqa: S311
+    assert trackers[-1].stop() == 0
+    trackers.append(slow_tracker("-e", takes=0))
+    assert trackers[-1].wait() == 0
+    assert tracked(*trackers) == {f"u{number}" for number in range(900)}
     flow.assert_tracked_once()
     flow.assert_offsets_rise()
 
