@@ -25,7 +25,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from producer import Order, command_line, main, new_order, send, to_json
+from producer import Order, command_line, main, new_order, send, show, to_json
 
 CHUNK, CHUNKS = 65_536, 16  # bytes that are read at once, and how many such pieces wait in memory
 LONGEST = 16_000_000  # bytes of a line that are kept; Kafka takes orders of 1 MB unless it is told otherwise
@@ -34,8 +34,8 @@ SILENCE = 10  # seconds in which Kafka may confirm nothing before that is said
 TICK = 0.02  # seconds between two looks for the next order
 # How a first line begins that is no JSON object, what that is, and the command that makes JSON Lines of it.
 KINDS = (
-    (rb"\xff\xfe\0\0|\0\0\xfe\xff|\0\0\0|.\0\0\0", "UTF-32", "iconv -f UTF-32 -t UTF-8"),
-    (rb"\xff\xfe|\xfe\xff|\0|.\0", "UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    (rb"\xff\xfe\0\0|\0\0\xfe\xff|\0\0\0[ -~]|[ -~]\0\0\0", "UTF-32", "iconv -f UTF-32 -t UTF-8"),
+    (rb"\xff\xfe|\xfe\xff|\0[ -~]|[ -~]\0", "UTF-16", "iconv -f UTF-16 -t UTF-8"),
     (rb"\x1f\x8b", "gzip", "gzip -cd"),
     (rb"PK\x03\x04", "a ZIP archive, which .xlsx is too", "unzip -p"),
     (rb".*[\0-\x08\x0e-\x1f]", "binary", ""),
@@ -160,7 +160,7 @@ def paced(
         except StopIteration:
             break
         if order is None:
-            sys.stdout.flush()
+            show(flush=True)
             producer.poll(max(0, min(due - now + 0.001, TICK)))  # runs the delivery reports that have come in
         else:
             seen["orders"] += 1
@@ -183,7 +183,7 @@ def watch(producer: Producer, args: argparse.Namespace, seen: Counter[str]) -> I
         seconds = seconds + 1 if waiting and confirmed == seen["orders"] - waiting else 0
         confirmed = seen["orders"] - waiting
         if seconds and seconds % SILENCE == 0:
-            print(f"Kafka still has to confirm {waiting} orders", file=sys.stderr)
+            print(f"Still waiting for Kafka to confirm {waiting} of the orders", file=sys.stderr)
 
 
 def send_many(producer: Producer, args: argparse.Namespace, stop: Sequence[object]) -> int:
@@ -204,7 +204,7 @@ def send_many(producer: Producer, args: argparse.Namespace, stop: Sequence[objec
     finally:
         if args.progress:
             print(f"\r{seen['orders']:,} orders", file=sys.stderr)
-        if seen["lines"] and not seen["ended"]:
+        if seen["orders"] and args.lines is not None and not seen["ended"]:
             print(f"Stopped after line {seen['lines']} of {name}", file=sys.stderr)
 
 
