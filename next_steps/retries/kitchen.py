@@ -14,21 +14,22 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import tracker
+from next_steps.retries import NotRetriableError
 
 PORT = 8642
 LIMIT = 10  # seconds for the kitchen to answer
 
 
 def cook(order: tracker.Order) -> None:
-    """Have the order cooked and show it; ValueError where the kitchen refuses it, OSError where it doesn't answer."""
+    """Have the order cooked and show it; NotRetriableError where it is not on the menu, OSError where nobody cooks."""
     request = urllib.request.Request(f"http://localhost:{PORT}/orders", json.dumps(order).encode())
     try:
         urllib.request.urlopen(request, timeout=LIMIT).close()  # noqa: S310
     except urllib.error.HTTPError as error:
         if error.code == http.client.UNPROCESSABLE_ENTITY:
-            raise ValueError(error.reason) from None
+            raise NotRetriableError(error.reason) from None
         raise
-    tracker.show(order)
+    print(tracker.line_for(order))
 
 
 def main() -> None:

@@ -3,212 +3,156 @@
     python -m next_steps.retries.tracker --handler next_steps.retries.kitchen:cook
     python -m next_steps.retries.tracker --handler MODULE:FUNCTION --attempts 0    try for ever
 
-The function takes an order. ValueError from it means that this order can never succeed, any other exception that it may
-later. The other flags are those of tracker.py.
+The function takes an order. NotRetriableError from it means that this order can never succeed, any other exception that
+it may later. The other flags are those of tracker.py; its Kafka part is run().
 Exit status: 0 stopped or done, 1 a record was dead-lettered or Kafka can't be used, 2 wrong usage.
 """
 
 import argparse
-import importlib
-import inspect
+import contextlib
 import random
-import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-import producer
 import tracker
-from tracker import Order, printable, warn
+from next_steps.retries import NotRetriableError
+from next_steps.retries.dlq import dead_letter, make_dlq_producer, named
+from next_steps.retries.handler import Output, describe, handler, own_line
 
-# What a dead letter says, after the record's own headers. The first five names are those of Kafka Streams (KIP-1034);
-# it has none for the rest.
-HEADERS = (
-    "__streams.errors.exception",
-    "__streams.errors.message",
-    "__streams.errors.topic",
-    "__streams.errors.partition",
-    "__streams.errors.offset",
-    "orders.errors.timestamp",
-    "orders.errors.group",
-    "orders.errors.attempts",
-)
-# Properties of the producer of dead letters, below those of -F and -X.
-CONFIG: dict[str, Any] = {
-    # After this time the tracker stops, and the record comes again at the next start.
-    "delivery.timeout.ms": 30_000,
-    # A record of the largest size grows by its headers.
-    "message.max.bytes": 2_000_000,
-    "compression.type": "lz4",
-}
+MAX_POLL_RECORDS = 10  # one by one takes twice as long, and from a longer list more has to come again after a failure
+LIST = "See it: python -m next_steps.retries.dead_letters -t"
 
 
 @dataclass
 class Failure:
-    """A record that failed: its place, how often it was tried, and when its partition goes on (None: it does)."""
+    """A record that comes again: its offset, how often it was tried, and when its partition goes on."""
 
-    place: TopicPartition
+    offset: int | None
     attempts: int
-    due: float | None  # on the clock of time.monotonic()
+    due: float  # on the clock of time.monotonic()
+    paused: bool = True
 
 
-class Retries:
-    """Two seams of tracker.follow, `receive` and `wait`, which share what failed in each partition."""
+def run(consumer: Consumer, args: argparse.Namespace, stop: Sequence[object]) -> int:
+    """Call the handler with each order of the topic; return how many records became dead letters."""
+    dlq_producer = make_dlq_producer(args, args.dead_letters, stop)
+    failures: dict[TopicPartition, Failure] = {}  # each stays until its record was handled or became a dead letter
+    dead: list[Message] = []
+    left = args.count or sys.maxsize
+    limit = int(args.config.get("max.poll.interval.ms", 300_000)) / 30_000  # seconds for a list: 10, if not changed
+    tracker.show([f"Consumer is running & subscribed to {args.topic} topic"])
+    for records in tracker.follow(consumer, [args.topic], None, args.exit, stop, failures, MAX_POLL_RECORDS):
+        resume_due(consumer, failures)
+        done: list[Message] = []
+        put_back = set()
+        until = time.monotonic() + limit
+        for msg in records:
+            if stop or len(done) == left or msg.partition() in put_back:
+                continue
+            before = failures.pop(TopicPartition(args.topic, msg.partition() or 0), None) if failures else None
+            failure = attempt(msg, before, until, args, dlq_producer, dead)
+            if failure:
+                put_back.add(msg.partition())
+                put_off(consumer, failures, msg, failure)
+            else:
+                done.append(msg)
+        tracker.show([])  # what the handler printed is out before the offsets are stored
+        tracker.store(consumer, done)
+        left -= len(done)
+        if not left:
+            break
+    return len(dead)
 
-    def __init__(self, topic: str, attempts: int, backoff: float, max_backoff: float) -> None:
-        """Take the dead-letter topic, how often to try (0: for ever), and the first and longest pause in seconds."""
-        self.topic, self.attempts, self.backoff, self.max_backoff = topic, attempts, backoff, max_backoff
-        self.failures: dict[int | None, Failure] = {}  # by partition
-        self.letters: Producer | None = None
 
-    def receive(
-        self,
-        consumer: Consumer,
-        msg: Message,
-        config: dict[str, Any],
-        deserialize: Callable[[bytes | None], Order],
-        handle: Callable[[Order], None],
-    ) -> bool | None:
-        """Return True where the order was handled, None where its partition waits, False where it was dead-lettered.
-
-        RuntimeError where the dead-letter topic can't be written.
-        """
-        if self.letters is None:  # now, and not when the first order has failed: whoever starts the tracker is here now
-            self.letters = dead_letter_producer(config, self.topic)
-        before = self.failures.pop(msg.partition(), None) if self.failures else None
-        try:
-            handle(deserialize(msg.value()))
-            return True
-        except tracker.OutputError:
-            raise
-        except Exception as error:
-            here = TopicPartition(*place(msg))
-            attempts = before.attempts + 1 if before and before.place.offset == here.offset else 1
-            if isinstance(error, ValueError) or attempts == self.attempts:
-                letter = dead_letter(self.letters, self.topic, msg, error, config["group.id"], attempts)
-                warn(f"{named(msg)} failed: {describe(error)}. It became the dead letter {named(letter)}. {LIST}")
-                return False
-            pause = self.pause(attempts)
-            of = f" of {self.attempts}" if self.attempts else ""
-            warn(f"{named(msg)} failed: {describe(error)}. Attempt {attempts}{of}, the next one in {pause:.1f} s")
-        self.failures[here.partition] = Failure(here, attempts, time.monotonic() + pause)
-        try:
-            consumer.pause([here])
-            consumer.seek(here)
-        except KafkaException as error:  # without it the record would be passed over
-            raise RuntimeError(f"{named(msg)} was not put off: {error.args[0].str()}. Start again") from None
+def attempt(
+    msg: Message, before: Failure | None, until: float, args: Any, dlq_producer: Producer, dead: list[Message]
+) -> Failure | None:
+    """Return when the record comes again, or None where it is done: its order was handled, or `dead` has it now."""
+    attempts = before.attempts if before and before.offset == msg.offset() else 0
+    if time.monotonic() > until:  # a slow handler: the group must not take this tracker for dead
+        return Failure(msg.offset(), attempts, due=0)
+    attempts += 1
+    final = True  # what holds no order never will
+    try:
+        order = tracker.from_json(msg.value())
+        final = False
+        args.handler(order)
         return None
-
-    def pause(self, attempts: int) -> float:
-        """Return for how many seconds to wait after so many attempts: exponential backoff, half of it jitter."""
-        longest = min(self.max_backoff, self.backoff * 2.0 ** min(attempts - 1, 100))
-        return longest * random.uniform(0.5, 1)  # noqa: S311
-
-    def wait(self, consumer: Consumer) -> float:
-        """Let the partitions go on that are due; return for how many seconds none will be."""
-        if not self.failures:
-            return tracker.WAIT
-        now = time.monotonic()
-        for failure in self.failures.values():
-            if failure.due is not None and failure.due <= now:
-                consumer.resume([failure.place])
-                failure.due = None
-        return min([tracker.WAIT, *(f.due - now for f in self.failures.values() if f.due is not None)])
+    except Exception as failed:
+        error = failed
+    tracker.show([])  # where it was this that failed, it ends the tracker
+    final = final or isinstance(error, NotRetriableError)
+    line = f"{named(msg)} failed: {describe(error)}{'' if final else own_line(error, args.handler.__module__)}"
+    if final or attempts == args.attempts:
+        letter = dead_letter(dlq_producer, args, msg, error, attempts)
+        print(f"{line}. It became the dead letter {named(letter)}. {LIST} {args.dead_letters}", file=sys.stderr)
+        dead.append(letter)
+        return None
+    wait = pause(attempts, args.backoff, args.max_backoff)
+    of = f" of {args.attempts}" if args.attempts else ""
+    print(f"{line}. Attempt {attempts}{of}, the next one in {wait:.1f} s", file=sys.stderr)
+    return Failure(msg.offset(), attempts, time.monotonic() + wait)
 
 
-LIST = "See it: python -m next_steps.retries.dead_letters"
+def pause(attempts: int, backoff: float, max_backoff: float) -> float:
+    """Return for how many seconds to wait after so many attempts: exponential backoff, half of it jitter."""
+    return min(max_backoff, backoff * 2.0 ** min(attempts - 1, 100)) * random.uniform(0.5, 1)  # noqa: S311
 
 
-def place(msg: Message) -> tuple[str, int, int]:
-    """Return the record's topic, partition and offset."""
-    return cast(tuple[str, int, int], (msg.topic(), msg.partition(), msg.offset()))
+def put_off(consumer: Consumer, failures: dict[TopicPartition, Failure], msg: Message, failure: Failure) -> None:
+    """Let the partition wait, and begin with this record then."""
+    where = TopicPartition(str(msg.topic()), msg.partition() or 0, msg.offset() or 0)
+    failures[where] = failure
+    consumer.pause([where])
+    consumer.seek(where)
 
 
-def named(msg: Message) -> str:
-    """Return the record's place in words."""
-    return "{} [{}] @ {}".format(*place(msg))
+def resume_due(consumer: Consumer, failures: dict[TopicPartition, Failure]) -> None:
+    """Let the partitions go on whose next attempt is due; forget it where another tracker has the partition now."""
+    for partition, failure in [*failures.items()]:
+        if failure.due > time.monotonic():
+            continue
+        if failure.paused:  # also where another tracker has the partition now: it would still be paused when it returns
+            consumer.resume([partition])
+            failure.paused = False
+        if partition not in consumer.assignment():
+            del failures[partition]
 
 
-def headers(msg: Message) -> list[tuple[str, bytes | None]]:
-    """Return the record's headers, none as an empty list."""
-    return cast(list[tuple[str, bytes | None]], msg.headers() or [])
+def above_zero(text: str) -> float:
+    """Return the number; ValueError where it isn't above 0."""
+    if not float(text) > 0:
+        raise ValueError
+    return float(text)
 
 
-def describe(error: Exception) -> str:
-    """Return the error in one line that can't drive a terminal."""
-    return printable(": ".join(text for text in (type(error).__name__, str(error)[:1000]) if text))
-
-
-def dead_letter_producer(config: dict[str, Any], topic: str) -> Producer:
-    """Return a producer with the tracker's properties, once the topic is there; RuntimeError says why it can't be."""
-    try:
-        letters = Producer(producer.CONFIG | CONFIG | config)  # it passes over the properties that are a consumer's
-    except KafkaException as error:
-        raise RuntimeError(f"Dead letters can't be written: {error.args[0].str()}. Check -F and -X") from None
-    producer.connect(letters, config["bootstrap.servers"], topic, {}, ())
-    return letters
-
-
-def dead_letter(letters: Producer, topic: str, msg: Message, error: Exception, group: str, attempts: int) -> Message:
-    """Return the record's dead letter, confirmed; RuntimeError where Kafka did not confirm it."""
-    facts = (type(error).__name__, str(error)[:1000], *place(msg), msg.timestamp()[1], group, attempts)
-    why = [(name, str(fact).encode(errors="replace")) for name, fact in zip(HEADERS, facts, strict=True)]
-    return confirmed(letters, topic, value=msg.value(), key=msg.key(), headers=[*headers(msg), *why])
-
-
-def confirmed(letters: Producer, topic: str, **record: Any) -> Message:
-    """Send a record and return it as Kafka confirmed it; RuntimeError where Kafka did not."""
-    sent: list[tuple[KafkaError | None, Message]] = []
-    try:
-        letters.produce(topic, **record, on_delivery=lambda err, msg: sent.append((err, msg)))
-        letters.flush()
-    except KafkaException as error:
-        sent.append((error.args[0], Message(topic=topic)))
-    err, msg = sent[0]
-    if err is not None:
-        raise RuntimeError(f"Topic {topic} could not be written: {err.str()}. Mend that and start again")
-    return msg
-
-
-def handler(name: str) -> Callable[[Order], None]:
-    """Return the function that MODULE:FUNCTION names; ArgumentTypeError says why there is none."""
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"no handler {name}: {error}") from None
-    if not callable(found) or inspect.iscoroutinefunction(found):
-        raise argparse.ArgumentTypeError(f"{name} is no plain function")
-    return cast(Callable[[Order], None], found)
+def not_negative(text: str) -> int:
+    """Return the whole number; ValueError where it is below 0."""
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Follow the topic of the command line; return the exit status, SystemExit with 2 for wrong usage."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """Follow the topic of the command line; return the exit status, SystemExit says what is wrong."""
+    parser = tracker.command_line()
+    parser.description = __doc__
     add = parser.add_argument
     add("--handler", type=handler, required=True, metavar="MODULE:FUNCTION", help="what is done with each order")
-    add("--attempts", type=int, default=5, metavar="N", help="how often to try an order, 0: for ever (5)")
-    add("--backoff", type=float, default=1.0, metavar="S", help="seconds before the second attempt, then doubled (1)")
-    add("--max-backoff", type=float, default=60.0, metavar="S", help="seconds before an attempt at most (60)")
+    add("--attempts", type=not_negative, default=5, metavar="N", help="how often to try an order, 0: for ever (5)")
+    add(
+        "--backoff", type=above_zero, default=1, metavar="S", help="seconds before the second attempt, then doubled (1)"
+    )
+    add("--max-backoff", type=above_zero, default=60, metavar="S", help="seconds before an attempt at most (60)")
     add("--dead-letters", default="orders.DLQ", metavar="TOPIC", help="the topic of dead letters (orders.DLQ)")
-    args, further = parser.parse_known_args(argv)
-    if args.attempts < 0 or not args.backoff > 0 or not args.max_backoff > 0:
-        parser.error("--attempts must be at least 0, --backoff and --max-backoff above 0")
-    retries = Retries(args.dead_letters, args.attempts, args.backoff, args.max_backoff)
-    return tracker.main(further, handle=args.handler, receive=retries.receive, wait=retries.wait)
+    with contextlib.redirect_stdout(cast(TextIO, Output(sys.stdout))):
+        return tracker.main(argv, parser, run)
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-    except KeyboardInterrupt:  # before the handlers were set
-        status = 130
-    for number in tracker.SIGNALS:  # one that comes while the interpreter ends would change the exit status
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(status)
+    sys.exit(main())
