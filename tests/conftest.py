@@ -35,6 +35,12 @@ INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
 posix = pytest.mark.skipif(not POSIX, reason="SIGKILL, SIGSTOP and file size limits are POSIX")
 # The broker's own session with its controller is 9 s by default: for that long, one that was killed can't come back.
 SOON_BACK = {"KAFKA_BROKER_SESSION_TIMEOUT_MS": 3000, "KAFKA_BROKER_HEARTBEAT_INTERVAL_MS": 500}
+# A listener more, whose clients are sent on to port 9095: the proxy's, before 9094.
+PROXIED = {
+    "KAFKA_LISTENERS": "HOST://:9092,NETWORK://:19092,CONTROLLER://localhost:9093,PROXIED://:9094",
+    "KAFKA_ADVERTISED_LISTENERS": "HOST://localhost:9092,NETWORK://kafka:19092,PROXIED://localhost:9095",
+    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "HOST:PLAINTEXT,NETWORK:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
+}
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # brokers that live for seconds start sooner
 
 
@@ -272,7 +278,7 @@ class Traffic:
     """Orders that flow: the bulk producers that send, the trackers that print, and what they must have kept at last."""
 
     def __init__(self, send: Any, track: Any, orders: Any, servers: str, topic: str) -> None:
-        self._send, self._track, self._orders, self._servers, self._topic = send, track, orders, servers, topic
+        self._send, self._track, self._orders, self.servers, self.topic = send, track, orders, servers, topic
         self.senders: list[Process] = []
         self.trackers: list[Process] = []
         self.attempted: set[str] = set()
@@ -307,13 +313,13 @@ class Traffic:
         assert not delivered - seen, f"{len(delivered - seen)} of {len(delivered)} confirmed orders were not tracked"
         assert seen <= self.attempted, "an order was tracked that nobody sent"
         assert not delivered & given_up(*self.senders), "an order was both confirmed and named as not confirmed"
-        assert_nothing_stored_ahead(self._servers, self._topic, *self.trackers)
+        assert_nothing_stored_ahead(self.servers, self.topic, *self.trackers)
 
     def assert_log_holds_each_once(self) -> None:
-        assert_log_holds_each_once(self._servers, self._topic)
+        assert_log_holds_each_once(self.servers, self.topic)
 
     def assert_offsets_rise(self) -> None:
-        assert_offsets_rise(self._servers, self._topic, *self.trackers)
+        assert_offsets_rise(self.servers, self.topic, *self.trackers)
 
     def assert_tracked_once(self) -> None:
         assert_tracked_once(*self.trackers)

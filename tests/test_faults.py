@@ -22,6 +22,7 @@ from broker import Broker
 from conftest import (
     INTERRUPT,
     OUTAGE_LIMIT,
+    PROXIED,
     SOON_BACK,
     committed,
     confirmed,
@@ -41,12 +42,6 @@ from producer import new_order, to_json
 
 pytestmark = [pytest.mark.spread, pytest.mark.timeout(900)]  # each wait has a limit of its own, far below
 END_LIMIT = 15  # seconds for a script to end after a signal, of which it waits 10 itself
-# A listener more, whose clients are sent on to port 9095: the proxy's, before 9094.
-PROXIED = {
-    "KAFKA_LISTENERS": "HOST://:9092,NETWORK://:19092,CONTROLLER://localhost:9093,PROXIED://:9094",
-    "KAFKA_ADVERTISED_LISTENERS": "HOST://localhost:9092,NETWORK://kafka:19092,PROXIED://localhost:9095",
-    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "HOST:PLAINTEXT,NETWORK:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
-}
 LONG_SESSION = ["-X", "session.timeout.ms=60000"]  # the broker is back before it forgets the tracker, however slow
 # A tracker of one's own, as README shows it, that takes TAKES seconds for each order.
 SLOW_TRACKER = """
@@ -339,8 +334,9 @@ def test_slow_trackers_stopped_while_others_join(slow_tracker, flow, bootstrap, 
     trackers = flow.trackers
     trackers.append(slow_tracker(takes=0.1))
     for _ in range(6):
+        trackers.append(slow_tracker(takes=0.1))
         trackers[-1].wait_for("Taking", err=True, limit=OUTAGE_LIMIT)
-        trackers.extend(slow_tracker(takes=0.1) for _ in range(2))
+        trackers.append(slow_tracker(takes=0.1))
         time.sleep(random.random() * 2)  # noqa: S311
         for _ in range(2):
             assert random.choice(running(trackers)[:-1]).stop() == 0  # noqa: S311
