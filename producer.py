@@ -194,6 +194,8 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
     parser = parser or command_line()
     args = parser.parse_args(argv)
     stop: list[object] = []
+    for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
+        signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
     why = ["no answer came. See that it is healthy, and check -b, -F and -X"]
     try:
         args.config = read_config(args)
@@ -202,8 +204,6 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         parser.error(f"{error.args[0].str()}. {PROPERTIES}")
     except (OSError, ValueError, TypeError) as error:
         parser.error(str(error))
-    for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
-        signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
     try:
         wait_for_topic(producer, args, why, stop)
         return 1 if not stop and run(producer, args, stop) else 0

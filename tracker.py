@@ -130,8 +130,7 @@ def store(consumer: Consumer, records: Sequence[Message]) -> None:
         try:
             consumer.store_offsets(message=last)
         except KafkaException as error:
-            # _STATE: another tracker has the partition, and repeats it. _INVALID_ARG: librdkafka stores, as -X asked.
-            if error.args[0].code() not in (KafkaError._STATE, KafkaError._INVALID_ARG):
+            if error.args[0].code() not in (KafkaError._STATE, KafkaError._INVALID_ARG):  # lost, or librdkafka's
                 raise
 
 
@@ -149,10 +148,11 @@ def compare(consumer: Consumer, topics: list[str]) -> None:
     for name in topics:
         known = [TopicPartition(name, number) for number in consumer.list_topics(name, LIMIT).topics[name].partitions]
         for place in consumer.committed(known, LIMIT):
-            first, end = consumer.get_watermark_offsets(place, LIMIT)
-            if place.offset > end or 0 <= place.offset < first:
-                was = f"The group was at {name} [{place.partition}] @ {place.offset}, which now holds {first} to {end}"
-                print(f"{was}. It begins anew, as auto.offset.reset says", file=sys.stderr)
+            with contextlib.suppress(KafkaException):  # its leader may just change
+                first, end = consumer.get_watermark_offsets(place, 1)
+                if place.offset > end or 0 <= place.offset < first:
+                    now = f"{name} [{place.partition}] holds {first} to {end}, and its group was at {place.offset}"
+                    print(f"{now}. It begins anew, as auto.offset.reset says", file=sys.stderr)
 
 
 def leave(consumer: Consumer) -> None:
@@ -233,6 +233,8 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
     parser = parser or command_line()
     args = parser.parse_args(argv)
     stop: list[object] = []
+    for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
+        signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
     why, running = ["no answer came. See that it is healthy, and check -b, -F and -X"], False
     try:
         args.config = read_config(args)
@@ -241,8 +243,6 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         parser.error(f"{error.args[0].str()}. {PROPERTIES}")
     except (OSError, ValueError, TypeError) as error:
         parser.error(str(error))
-    for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
-        signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
     try:
         wait_for_topic(consumer, args, why, stop)
         running = True
