@@ -156,15 +156,15 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
     """Return the properties that the command line gives; OSError or ValueError says what is wrong with it."""
     if args.count is not None and args.count < 1:
         raise ValueError("--count must be above 0")
-    file = [*open(args.file, encoding="utf-8-sig")] if args.file is not None else []
+    file = [*open(args.file, encoding="utf-8-sig", errors="surrogateescape")] if args.file is not None else []
     config = dict(CONFIG)
-    for number, line in enumerate(file + args.properties + args.flags, 1):
-        if match := re.fullmatch(r"""\s*([\w.-]+)\s*[=:]\s*(["']?)(.+?)\2\s*""", line):
+    for row, line in enumerate(file + args.properties + args.flags, 1):
+        if match := re.fullmatch(r"""\s*([\w.-]+)\s*[=:]\s*(["']?)([^\ud800-\udfff]+?)\2\s*""", line):
             name = "bootstrap.servers" if match[1] == "metadata.broker.list" else match[1]
             config.pop(name, None)  # librdkafka has several names for some, and takes what comes last
             config[name] = match[3]
         elif not re.match(r"\s*([#![]|$)", line):  # what it holds instead may be a password
-            raise ValueError(f"{args.file}:{number} isn't PROP=VALUE" if number <= len(file) else "a flag has no value")
+            raise ValueError(f"{args.file}:{row} is no PROP=VALUE in UTF-8" if row <= len(file) else "a flag is empty")
     return config
 
 
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         args.config = read_config(args)
         producer: Producer = Producer({**args.config, "error_cb": lambda err: error_report(err, len(producer), why)})
     except KafkaException as error:
-        parser.error(f"{error.args[0].str()}. {PROPERTIES}")
+        parser.error(f"{error.args[0].str().rstrip('.')}. {PROPERTIES}")
     except (OSError, ValueError, TypeError) as error:
         parser.error(str(error))
     try:
@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         sys.exit(str(error))
     except KafkaException as error:
         stop.append(0)
-        sys.exit(f"Kafka refused this producer: {error.args[0].str()}. Check its rights")
+        sys.exit(f"Kafka refused this producer: {error.args[0].str().rstrip('.')}. Check its rights")
     finally:
         flush(producer, stop)
 

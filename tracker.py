@@ -35,7 +35,7 @@ CONFIG: dict[str, Any] = {
 }
 CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}  # the broker's in the other one
 # What the names of errors end in that trying again does not mend: no right, or settings that don't fit the group.
-NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "GROUP_PROTOCOL", "OFFSET_RESET", "NO_OFFSET", "EXCEPTION")
+NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "PROTOCOL", "_RESET", "NO_OFFSET", "EXCEPTION", "FATAL")
 LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
 PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.location for a trust store; no registry lines"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
@@ -177,8 +177,7 @@ def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str],
     deadline, problem = time.monotonic() + LIMIT, None
     while not stop:
         try:
-            problem = consumer.list_topics(args.topic, timeout=1).topics[args.topic].error
-            if not problem:
+            if not (problem := consumer.list_topics(args.topic, timeout=1).topics[args.topic].error):
                 return
             text = f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
         except KafkaException:
@@ -202,15 +201,15 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
     """Return the properties that the command line gives; OSError or ValueError says what is wrong with it."""
     if args.count is not None and args.count < 1:
         raise ValueError("--count must be above 0")
-    file = [*open(args.file, encoding="utf-8-sig")] if args.file is not None else []
+    file = [*open(args.file, encoding="utf-8-sig", errors="surrogateescape")] if args.file is not None else []
     config = CONFIG | {"enable.partition.eof": args.exit}
-    for number, line in enumerate(file + args.properties + args.flags, 1):
-        if match := re.fullmatch(r"""\s*([\w.-]+)\s*[=:]\s*(["']?)(.+?)\2\s*""", line):
+    for row, line in enumerate(file + args.properties + args.flags, 1):
+        if match := re.fullmatch(r"""\s*([\w.-]+)\s*[=:]\s*(["']?)([^\ud800-\udfff]+?)\2\s*""", line):
             name = "bootstrap.servers" if match[1] == "metadata.broker.list" else match[1]
             config.pop(name, None)  # librdkafka has several names for some, and takes what comes last
             config[name] = match[3]
         elif not re.match(r"\s*([#![]|$)", line):  # what it holds instead may be a password
-            raise ValueError(f"{args.file}:{number} isn't PROP=VALUE" if number <= len(file) else "a flag has no value")
+            raise ValueError(f"{args.file}:{row} is no PROP=VALUE in UTF-8" if row <= len(file) else "a flag is empty")
     return config if config.get("group.protocol", "classic") != "classic" else CLASSIC_PROTOCOL | config
 
 
@@ -236,11 +235,12 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
     for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
         signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
     why, running = ["no answer came. See that it is healthy, and check -b, -F and -X"], False
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it may lack some letters
     try:
         args.config = read_config(args)
         consumer = Consumer({**args.config, "error_cb": lambda err: error_report(err, running, why)})
     except KafkaException as error:
-        parser.error(f"{error.args[0].str()}. {PROPERTIES}")
+        parser.error(f"{error.args[0].str().rstrip('.')}. {PROPERTIES}")
     except (OSError, ValueError, TypeError) as error:
         parser.error(str(error))
     try:
@@ -248,10 +248,8 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         running = True
         return 1 if not stop and run(consumer, args, stop) else 0
     except KafkaException as error:
-        said: Any = [
-            msg.error() for msg in consumer.consume(1, 0) if msg.error()
-        ] or error.args  # which may be a time-out
-        sys.exit(f"Kafka refused this tracker: {said[0].str()}. Check its rights and settings, and the broker's log")
+        said: Any = [msg.error() for msg in consumer.consume(1, 0) if msg.error()] or error.args  # or else a time-out
+        sys.exit(f"Kafka refused this tracker: {said[0].str().strip('.')}. Check rights, settings and the broker's log")
     finally:
         leave(consumer)
 
