@@ -30,9 +30,8 @@ OUTAGE_LIMIT = 90  # seconds for what a restart of the broker may delay
 POLL = 0.02  # seconds between two looks at a condition
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 NEW_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows can send Ctrl-Break to such a one only
-POSIX = os.name == "posix" or None
 INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
-posix = pytest.mark.skipif(not POSIX, reason="SIGKILL, SIGSTOP and file size limits are POSIX")
+posix = pytest.mark.skipif(os.name != "posix", reason="SIGKILL, SIGSTOP and file size limits are POSIX")
 # The broker's own session with its controller is 9 s by default: for that long, one that was killed can't come back.
 SOON_BACK = {"KAFKA_BROKER_SESSION_TIMEOUT_MS": 3000, "KAFKA_BROKER_HEARTBEAT_INTERVAL_MS": 500}
 # A listener more, whose clients are sent on to port 9095: the proxy's, before 9094.
@@ -50,6 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Fetch Kafka before the tests: what one of them waited for it would count against its time limit."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's & has it, and our scripts would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "spread: run each of these beside any other, rather than with its file's in turn"
     )
@@ -75,12 +76,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-def default_signals() -> None:
-    """Let the signals that tests send have their usual effect, also where nohup or a shell's & has them ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def wait_until(condition: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
     """Return what the condition returns as soon as it is true; AssertionError after `limit` seconds."""
     deadline = time.monotonic() + limit
@@ -104,7 +99,6 @@ class Process:
             encoding="utf-8",
             cwd=ROOT,
             creationflags=NEW_GROUP,
-            preexec_fn=POSIX and default_signals,
             # Without PYTHONUNBUFFERED, which would hide a line that isn't flushed.
             env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": ""} | options.pop("env", {}),
             **options,

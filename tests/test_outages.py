@@ -97,7 +97,7 @@ def secured(new_broker):
 def assert_said(process, *words, status=1):
     """The process ends in time and without a traceback, and its last line has the words."""
     assert process.wait(END_LIMIT) == status, str(process)
-    assert "Traceback" not in str(process)
+    assert "Traceback" not in str(process), str(process)
     assert process.err, str(process)
     assert all(word in process.err[-1] for word in words), (words, str(process))
 
@@ -226,9 +226,8 @@ def test_a_committed_offset_beyond_the_end(run_tracker, bootstrap, topic):
     client.close()
     beyond = run_tracker("-e")
     assert (beyond.wait(), len(beyond.out)) == (0, 4)
-    assert beyond.err == [
-        f"The group was at {topic} [0] @ 5, which now holds 0 to 3. It begins anew, as auto.offset.reset says"
-    ]
+    assert len(beyond.err) == 1
+    assert all(words in beyond.err[0] for words in (f"{topic} [0]", "5", "holds 0 to 3", "It begins anew"))
 
 
 def test_a_committed_offset_below_what_is_left(run_tracker, bootstrap, topic):
@@ -239,9 +238,8 @@ def test_a_committed_offset_below_what_is_left(run_tracker, bootstrap, topic):
         assert deleted.result(LIMIT).low_watermark == 3
     below = run_tracker("-e")
     assert (below.wait(), len(below.out)) == (0, 3)
-    assert below.err == [
-        f"The group was at {topic} [0] @ 1, which now holds 3 to 5. It begins anew, as auto.offset.reset says"
-    ]
+    assert len(below.err) == 1
+    assert all(words in below.err[0] for words in (f"{topic} [0]", "1", "holds 3 to 5", "It begins anew"))
 
 
 def test_idle_connections_that_the_broker_closes_are_no_outage(new_broker, run_bulk, run_tracker):
@@ -285,7 +283,7 @@ def test_an_outage_is_a_line_now_and_then(new_broker, traffic):
     flow = traffic(broker.bootstrap)
     # Members of a group are forgotten after session.timeout.ms: here the broker is back before, however slow.
     tracking = flow.track("-X", "session.timeout.ms=60000", "-c", "1500")
-    sending = flow.send("--rate", "500", count=1500)
+    sending = flow.send("--rate", "150", count=1500)
     tracking.wait_for("Message received", times=20)
     broker.kill()
     for process in (sending, tracking):
