@@ -33,6 +33,12 @@ def away(order):
     show(order)
 
 
+def away_later(order):
+    """Take a second for the first order, until the others and the end have come, and be away then."""
+    time.sleep(order["user"] == "first")
+    away(order)
+
+
 def refuse(order):
     """Refuse soup for good, as long as there is the file that AWAY names."""
     if order["item"] == "soup" and os.path.exists(os.environ["AWAY"]):
@@ -75,7 +81,7 @@ def buggy(order):
 
 
 OUTAGES = {
-    "SSLCertVerificationError": lambda: ssl.SSLCertVerificationError("certificate has expired"),  # returned, not raised
+    "SSLCertVerificationError": lambda: ssl.SSLCertVerificationError("certificate has expired"),
     "JSONDecodeError": lambda: json.loads("<html>"),
     "UnicodeDecodeError": lambda: b"\xff".decode(),
     "ValueError": lambda: int("no number"),
@@ -102,6 +108,6 @@ def flushed(order):
 
 
 def slow(order):
-    """Take a second."""
-    time.sleep(1)
+    """Take its time."""
+    time.sleep(0.7)
     show(order)

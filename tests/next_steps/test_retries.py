@@ -29,6 +29,7 @@ from next_steps.retries.dlq import HEADERS
 from next_steps.retries.tracker import pause
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="kill -9 and /dev/full are POSIX")
+own_brokers = pytest.mark.xdist_group("retries with brokers of their own")  # beside the others
 END_LIMIT = 60  # seconds
 
 
@@ -145,22 +146,23 @@ def test_a_bug_is_told_with_the_line_of_ones_own_code(run_retries, bootstrap, to
     )
 
 
-def test_what_comes_after_a_failure_is_read_before_the_end(run_retries, bootstrap, topic, away):
-    create_topic(bootstrap, topic, partitions=2)
-    for partition in (0, 1):
-        put(bootstrap, topic, *(order(f"slow{partition}-{n}") for n in range(5)), partition=partition)
-    tracking = run_retries("twice", "-e")
+def test_after_a_failure_the_end_has_to_come_again(run_retries, bootstrap, topic, away):
+    put(bootstrap, topic, order("first"), order("away"), *(order(f"u{n}") for n in range(4)))
+    tracking = run_retries("away_later", "-e", "--attempts", "0")
+    tracking.wait_for("failed", err=True)  # in one list with the others and the end
+    put(bootstrap, topic, *(order(f"u{n}") for n in range(4, 40)))
+    away.unlink()
     assert tracking.wait() == 0
-    assert sorted(received(tracking)) == [f"slow{partition}-{n}" for partition in (0, 1) for n in range(5)]
-    assert len(tracking.err) == 20
-    assert [committed(bootstrap, topic, topic, partition) for partition in (0, 1)] == [5, 5]
+    assert received(tracking) == ["first", "away", *(f"u{n}" for n in range(40))]
+    assert committed(bootstrap, topic, topic) == 42
 
 
 def test_a_slow_handler_does_not_cost_the_place_in_the_group(run_retries, bootstrap, topic):
-    put(bootstrap, topic, *(order(f"u{n}") for n in range(8)))
-    tracking = run_retries("slow", "-e", "-X", "session.timeout.ms=6000", "-X", "max.poll.interval.ms=6000")
+    put(bootstrap, topic, *(order(f"u{n}") for n in range(12)))
+    short = ["-X", "session.timeout.ms=6000", "-X", "max.poll.interval.ms=6000", "-X", "fetch.wait.max.ms=20"]
+    tracking = run_retries("slow", "-c", "12", *short)
     assert tracking.wait() == 0
-    assert received(tracking) == [f"u{n}" for n in range(8)]
+    assert received(tracking) == [f"u{n}" for n in range(12)]
     assert tracking.err == []
 
 
@@ -258,6 +260,7 @@ def test_a_partition_that_went_and_came_back_while_it_waited_goes_on(run_retries
     assert tracking.stop() == 0
 
 
+@own_brokers
 def test_a_dead_letter_waits_for_the_broker(new_broker, run_retries, topic, away):
     broker = new_broker(KAFKA_BROKER_SESSION_TIMEOUT_MS=3000)
     put(broker.bootstrap, topic, order("a"), order("away"), order("b"))
@@ -273,6 +276,7 @@ def test_a_dead_letter_waits_for_the_broker(new_broker, run_retries, topic, away
     assert tracking.stop() == 1  # for the dead letter
 
 
+@own_brokers
 def test_a_record_is_not_skipped_when_its_dead_letter_is_not_confirmed(new_broker, run_retries, topic, away):
     broker = new_broker(KAFKA_BROKER_SESSION_TIMEOUT_MS=3000)
     put(broker.bootstrap, topic, order("a"), order("away"), order("b"))
@@ -343,6 +347,7 @@ def test_a_reader_that_went_is_no_failure_of_an_order(run_retries, bootstrap, to
     assert records(bootstrap, f"{topic}.DLQ") == []
 
 
+@own_brokers
 def test_a_dead_letter_topic_that_may_not_be_written_is_said_at_the_start(new_broker, run_retries, topic):
     login = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN", "sasl.password": "secret"}
     admin = login | {"sasl.username": "admin"}
@@ -448,11 +453,10 @@ def test_that_there_are_no_dead_letters_is_said(run_dead_letters, bootstrap, top
     assert (process.out, process.err) == ([], [f"No dead letter waits in {topic}.DLQ"])
 
 
-@pytest.mark.parametrize("arguments", [[], ["--replay"]])
-def test_dead_letters_of_a_topic_that_is_not_there_create_none(run_dead_letters, bootstrap, topic, arguments):
-    process = run_dead_letters(*arguments, "-t", f"{topic}.DQL")
-    assert process.wait() == 1
-    assert [line.startswith(f"Topic {topic}.DQL can't be used: ") for line in process.err] == [True]
+def test_dead_letters_of_a_topic_that_is_not_there_create_none(run_dead_letters, bootstrap, topic):
+    for process in [run_dead_letters(*arguments, "-t", f"{topic}.DQL") for arguments in ([], ["--replay"])]:
+        assert process.wait() == 1
+        assert [line.startswith(f"Topic {topic}.DQL can't be used: ") for line in process.err] == [True]
     assert f"{topic}.DQL" not in AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).topics
 
 
@@ -566,6 +570,7 @@ def mine(folder, *replaced):
     (folder / "mine.py").write_text(code.replace(*replaced, 1) if replaced else code)
 
 
+@own_brokers
 def test_the_commands_of_the_readme_print_what_stands_below_them(new_broker, start, tmp_path):
     mine(tmp_path)
     environment = {"KAFKA_BOOTSTRAP_SERVERS": new_broker().bootstrap, "PYTHONPATH": str(tmp_path)}
