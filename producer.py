@@ -106,7 +106,7 @@ def delivery_report(unconfirmed: list[str], err: KafkaError | None, msg: Any, or
 
 def flush(producer: Producer, stop: Sequence[object]) -> None:
     """Return when every order is confirmed or given up, at the latest LIMIT seconds after `stop` held something."""
-    while producer.flush(LIMIT) and not stop:
+    while all(producer.flush(0.1) for _ in range(10 * LIMIT)) and not stop:  # a fatal error breaks longer ones
         print(f"Still waiting for Kafka to confirm {len(producer)} of the orders", file=sys.stderr)
     if len(producer):  # purge() works on after it returned: it would take what is sent after a full queue
         producer.purge()
