@@ -245,6 +245,7 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         parser.error(str(error))
     try:
         wait_for_topic(consumer, args, why, stop)
+        consumer.poll(0)  # runs error_report for what was so while the broker was starting
         running = True
         return 1 if not stop and run(consumer, args, stop) else 0
     except KafkaException as error:
