@@ -38,8 +38,9 @@ OWN_GROUP: dict[str, Any] = {
     "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
 }
 NO_COORDINATOR = "See that as many brokers run as offsets.topic.replication.factor says, or try again"
-# What brokers answer while a group's coordinator or a partition's leader is chosen, as at the first start of a cluster.
+# What brokers answer while a group's coordinator or a partition's leader is chosen, or do not know a new topic yet.
 MOVING = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
