@@ -249,7 +249,7 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         running = True
         return 1 if not stop and run(consumer, args, stop) else 0
     except KafkaException as error:
-        said: Any = [msg.error() for msg in consumer.consume(1, 0) if msg.error()] or error.args  # or else a time-out
+        said: Any = [msg.error() for msg in consumer.consume(1, 1) if msg.error()] or error.args  # or else a time-out
         sys.exit(f"Kafka refused this tracker: {said[0].str().strip('.')}. Check rights, settings and the broker's log")
     finally:
         leave(consumer)

@@ -113,7 +113,7 @@ class Process:
         for line in stream:
             lines.append(line.removesuffix("\n"))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"\nstdout: {self.out[-20:]}\nstderr: {self.err[-20:]}"
 
     def wait_for(self, text: str, limit: float = LIMIT, err: bool = False, times: int = 1) -> None:
