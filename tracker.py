@@ -34,14 +34,12 @@ CONFIG: dict[str, Any] = {
     "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; error_report says it every 10 s
 }
 CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}  # the broker's in the other one
-# What the names of errors end in that trying again does not mend: no right, or settings that don't fit the group.
 NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "PROTOCOL", "_RESET", "NO_OFFSET", "EXCEPTION", "FATAL")
 LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
 PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.location for a trust store; no registry lines"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 Order = dict[str, Any]
-Decode = Callable[[Message], Order]
 decode_json = json.JSONDecoder().decode
 
 
@@ -75,7 +73,7 @@ def line_for(order: Order) -> str:
     return f"Message received: {printable(order['item'])} {order['quantity']} from {printable(order['user'])}"
 
 
-def track(consumer: Consumer, args: Any, stop: Any, decode: Decode = lambda record: from_json(record.value())) -> int:
+def track(consumer: Consumer, args: Any, stop: Any, decode: Any = lambda record: from_json(record.value())) -> int:
     """Print a line for each order of the topic; return how many records held none."""
     skipped = 0
     show([f"Consumer is running & subscribed to {args.topic} topic"])
@@ -104,8 +102,7 @@ def follow(
     max_poll_records: int = 1000,
 ) -> Iterator[list[Message]]:
     """Yield the records at hand, or [], until `stop`, `count` or the end, also that of the partitions in `paused`."""
-    left = sys.maxsize if count is None else count
-    ends: set[Any] = set()  # the partitions that are read to their end; None where there is none for this consumer
+    left, ends = count or sys.maxsize, set[Any]()  # the partitions at their end; None where this consumer has none
     consumer.subscribe(topics, on_assign=lambda _, new: ends.difference_update([None, *new]) if new else ends.add(None))
     compare(consumer, topics)
     while left and not stop and not (until_end and ends and ends.issuperset(consumer.assignment() or [None])):
@@ -147,12 +144,16 @@ def compare(consumer: Consumer, topics: list[str]) -> None:
     """Say where a partition doesn't hold what the group had reached; KafkaException where no coordinator answers."""
     for name in topics:
         known = [TopicPartition(name, number) for number in consumer.list_topics(name, LIMIT).topics[name].partitions]
-        for place in consumer.committed(known, LIMIT):
-            with contextlib.suppress(KafkaException):  # its leader may just change
-                first, end = consumer.get_watermark_offsets(place, 1)
-                if place.offset > end or 0 <= place.offset < first:
-                    now = f"{name} [{place.partition}] holds {first} to {end}, and its group was at {place.offset}"
-                    print(f"{now}. It begins anew, as auto.offset.reset says", file=sys.stderr)
+        try:
+            for place in consumer.committed(known, LIMIT):
+                with contextlib.suppress(KafkaException):  # its leader may just change
+                    first, end = consumer.get_watermark_offsets(place, 1)
+                    if place.offset > end or 0 <= place.offset < first:
+                        now = f"{name} [{place.partition}] holds {first} to {end}, and its group was at {place.offset}"
+                        print(f"{now}. It begins anew, as auto.offset.reset says", file=sys.stderr)
+        except KafkaException as error:
+            if "COORDINATOR" not in error.args[0].name():  # which may just move
+                raise
 
 
 def leave(consumer: Consumer) -> None:
