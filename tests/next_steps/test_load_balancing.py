@@ -497,7 +497,7 @@ def test_what_is_wrong_is_said_in_a_line(show_lag, bootstrap, admin, topic):
         (["-t", f"{topic}-nowhere"], 1, f"Topic {topic}-nowhere can't be used: Broker: Unknown topic or partition"),
         ([], 1, f"Group {topic} doesn't exist, or no longer. Check -g"),
         (["-X", "no.such=property"], 2, 'No such configuration property: "no.such"'),
-        (["-X", "no property"], 2, "a flag has no value"),
+        (["-X", "no property"], 2, "error: a flag "),
         (["-F", "no-such-file"], 2, "no-such-file"),
         (["--max-lag", "some"], 2, "invalid int value: 'some'"),
         (["--watch", "-X", "no.such=property"], 2, 'No such configuration property: "no.such"'),
