@@ -210,7 +210,7 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
             config.pop(name, None)  # librdkafka has several names for some, and takes what comes last
             config[name] = match[3]
         elif not re.match(r"\s*([#![]|$)", line):  # what it holds instead may be a password
-            raise ValueError(f"{args.file}:{row} is no PROP=VALUE in UTF-8" if row <= len(file) else "a flag is empty")
+            raise ValueError(f"{args.file}:{row} is no UTF-8 PROP=VALUE" if row <= len(file) else "a flag has no value")
     return config if config.get("group.protocol", "classic") != "classic" else CLASSIC_PROTOCOL | config
 
 
