@@ -130,8 +130,7 @@ def wait_for_topic(producer: Producer, args: argparse.Namespace, why: list[str],
     # At the first answer librdkafka has no connection yet over which it gets its producer id: 500 ms without a second.
     while answers < 2 and not stop:
         try:
-            problem = producer.list_topics(args.topic, timeout=1).topics[args.topic].error
-            if not problem:
+            if not (problem := producer.list_topics(args.topic, timeout=1).topics[args.topic].error):
                 answers += 1
                 continue
             text = f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
@@ -191,21 +190,22 @@ def send_orders(producer: Producer, args: argparse.Namespace, stop: Sequence[obj
 
 def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..., int] = send_orders) -> int:
     """Run with a producer as the command line says; return the exit status, SystemExit says what is wrong."""
-    parser = parser or command_line()
-    args = parser.parse_args(argv)
+    args = (parser := parser or command_line()).parse_args(argv)
     stop: list[object] = []
     for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
         signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
-    why = ["no answer came. See that it is healthy, and check -b, -F and -X"]
+    why, running = ["no answer came. See that it is healthy, and check -b, -F and -X"], False
     try:
         args.config = read_config(args)
-        producer: Producer = Producer({**args.config, "error_cb": lambda err: error_report(err, len(producer), why)})
+        report = {"error_cb": lambda err: error_report(err, running and len(producer), why)}
+        producer: Producer = Producer(args.config | report)
     except KafkaException as error:
         parser.error(f"{error.args[0].str().rstrip('.')}. {PROPERTIES}")
     except (OSError, ValueError, TypeError) as error:
         parser.error(str(error))
     try:
         wait_for_topic(producer, args, why, stop)
+        running = True
         return 1 if not stop and run(producer, args, stop) else 0
     except ValueError as error:
         sys.exit(str(error))

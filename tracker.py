@@ -230,8 +230,7 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..., int] = track) -> int:
     """Run with a consumer as the command line says; return the exit status, SystemExit says what is wrong."""
-    parser = parser or command_line()
-    args = parser.parse_args(argv)
+    args = (parser := parser or command_line()).parse_args(argv)
     stop: list[object] = []
     for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
         signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
@@ -246,7 +245,8 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         parser.error(str(error))
     try:
         wait_for_topic(consumer, args, why, stop)
-        consumer.poll(0)  # runs error_report for what was so while the broker was starting
+        for msg in consumer.consume(1, 0):  # runs error_report too, for what was so while the broker was starting
+            raise KafkaException(msg.error())
         running = True
         return 1 if not stop and run(consumer, args, stop) else 0
     except KafkaException as error:

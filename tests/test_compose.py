@@ -116,7 +116,7 @@ def project(command: str) -> Iterator[Project]:
 
 @pytest.fixture(scope="module")
 def bootstrap(project: Project) -> str:
-    """The address that people use: the fixtures `tracker` and `producer` send their scripts there."""
+    """The address that people use: the fixtures `run_tracker` and `run_producer` send their scripts there."""
     return "localhost:9092"
 
 
@@ -138,10 +138,10 @@ def test_compose_accepts_the_file_without_a_warning(command):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_an_order_goes_from_producer_to_tracker_on_the_host(producer, tracker, topic):
-    tracking = tracker()
+def test_an_order_goes_from_producer_to_tracker_on_the_host(run_producer, run_tracker, topic):
+    tracking = run_tracker()
     tracking.wait_for(f"Consumer is running & subscribed to {topic} topic")
-    assert producer().wait() == 0
+    assert run_producer().wait() == 0
     tracking.wait_for("Message received: burger 5 from john")
     assert tracking.stop() == 0
 
@@ -162,8 +162,8 @@ def test_the_port_answers_on_loopback_only(project):
     assert [address for address in gateways + own if connects(address)] == []
 
 
-def test_the_orders_are_in_the_named_volume(project, producer, topic):
-    assert producer().wait() == 0
+def test_the_orders_are_in_the_named_volume(project, run_producer, topic):
+    assert run_producer().wait() == 0
     volume = f"{PROJECT}_kafka_kraft:/orders:ro"
     files = run(
         "docker", "run", "--rm", "-v", volume, project.image, "find", "/orders", "-name", "*.log", "-size", "+0"
@@ -182,14 +182,14 @@ def test_a_frozen_broker_is_unhealthy_until_it_goes_on(project):
     project.wait_for("healthy")
 
 
-def test_orders_and_offsets_survive_down_and_up(project, producer, tracker, topic):
+def test_orders_and_offsets_survive_down_and_up(project, run_producer, run_tracker, topic):
     received = [f"Consumer is running & subscribed to {topic} topic", "Message received: burger 5 from john"]
-    assert producer().wait() == 0
-    first = tracker("-e")
+    assert run_producer().wait() == 0
+    first = run_tracker("-e")
     assert (first.wait(), first.out) == (0, received)
     project.down()
     project.up()
-    same_group, new_group = tracker("-e"), tracker("-e", "-g", f"{topic}-new")
+    same_group, new_group = run_tracker("-e"), run_tracker("-e", "-g", f"{topic}-new")
     assert (same_group.wait(), same_group.out) == (0, received[:1])
     assert (new_group.wait(), new_group.out) == (0, received)
 
@@ -210,9 +210,9 @@ services:
     assert all(f":{port:04X} " in listening for port in (9999, 5005))  # the broker does have them
 
 
-def test_a_variable_sets_how_many_partitions_a_new_topic_gets(project, bootstrap, producer, topic):
+def test_a_variable_sets_how_many_partitions_a_new_topic_gets(project, bootstrap, run_producer, topic):
     project.up()
-    assert producer().wait() == 0
+    assert run_producer().wait() == 0
     project.up(KAFKA_NUM_PARTITIONS="3")
-    assert producer("-t", f"{topic}-new").wait() == 0
+    assert run_producer("-t", f"{topic}-new").wait() == 0
     assert (partitions(bootstrap, topic), partitions(bootstrap, f"{topic}-new")) == (1, 3)
