@@ -455,7 +455,7 @@ def test_watch_reads_its_properties_once(start, bootstrap, topic, tmp_path):
     watching = start(
         "bash", "-c", f"exec {shlex.join(command)} -F <(cat {tmp_path}/properties)", start_new_session=True
     )
-    shown = wait_until(lambda: [line for line in processes() if f"-t {topic} -F -" in line], "the process of a look")
+    shown = wait_until(lambda: [line for line in processes() if f"-t {topic} -F -" in line], "a look", OUTAGE_LIMIT)
     assert f"of-{topic}" not in "".join(shown)
     watching.wait_for(":", times=3)  # in the time above each table: the third look begins now
     assert sum(f"{topic} [0]" in line for line in watching.out) >= 2
