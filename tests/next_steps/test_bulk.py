@@ -340,7 +340,7 @@ def test_memory_does_not_grow_with_the_input(peak, file, pipe):
     file.write_text(line * 5_000)
     small = peak(file, pipe)
     file.write_text(line * 20_000)
-    assert peak(file, pipe) - small < 15  # 60 MB more came in
+    assert peak(file, pipe) - small < 40  # of 60 MB that came in more; the 5,000 orders that may wait have 20
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read from /proc")

@@ -464,8 +464,8 @@ def test_watch_reads_its_properties_once(start, bootstrap, topic, tmp_path):
 
 
 def processes():
-    """Return the command lines of all processes."""
-    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
+    """Return the command lines of all processes, whole also where COLUMNS says how wide a terminal is."""
+    return subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
 
 
 def test_watch_counts_its_looks(show_lag, bootstrap, topic):
