@@ -40,6 +40,15 @@ PROXIED = {
     "KAFKA_ADVERTISED_LISTENERS": "HOST://localhost:9092,NETWORK://kafka:19092,PROXIED://localhost:9095",
     "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "HOST:PLAINTEXT,NETWORK:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
 }
+# A broker whose users have a password, "secret", and no right but admin; clients inside it are nobody's, and trusted.
+SECURED = {
+    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "HOST:SASL_PLAINTEXT,NETWORK:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "KAFKA_SASL_ENABLED_MECHANISMS": "PLAIN",
+    "KAFKA_LISTENER_NAME_HOST_PLAIN_SASL_JAAS_CONFIG": "org.apache.kafka.common.security.plain.PlainLoginModule "
+    'required user_admin="secret" user_john="secret" user_writer="secret" user_reader="secret";',
+    "KAFKA_AUTHORIZER_CLASS_NAME": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "KAFKA_SUPER_USERS": "User:admin;User:ANONYMOUS",
+}
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # brokers that live for seconds start sooner
 
 

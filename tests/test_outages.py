@@ -21,6 +21,7 @@ from conftest import (
     LIMIT,
     OUTAGE_LIMIT,
     PROXIED,
+    SECURED,
     committed,
     confirmed,
     given_up,
@@ -38,15 +39,6 @@ END_LIMIT = 25  # seconds, of which the scripts themselves wait 10; Python start
 ORDER = to_json(new_order("john", "burger", 5))
 SCRIPTS = ["producer.py", "tracker.py"]
 SASL = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN"}
-# Three users with passwords, of whom the last two can do what an access list says.
-SECURED = {
-    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "HOST:SASL_PLAINTEXT,NETWORK:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    "KAFKA_SASL_ENABLED_MECHANISMS": "PLAIN",
-    "KAFKA_LISTENER_NAME_HOST_PLAIN_SASL_JAAS_CONFIG": "org.apache.kafka.common.security.plain.PlainLoginModule "
-    'required user_admin="secret" user_writer="secret" user_reader="secret";',
-    "KAFKA_AUTHORIZER_CLASS_NAME": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    "KAFKA_SUPER_USERS": "User:admin;User:ANONYMOUS",
-}
 # A producer of one's own that says which orders it made.
 MAKES_ORDERS = """
 import sys, producer

@@ -29,7 +29,7 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from conftest import examples, posix, records, same, wait_until
+from conftest import SECURED, examples, posix, records, same, wait_until
 
 from next_steps.bulk.producer import KINDS
 from producer import delivery_report, new_order, to_json
@@ -368,15 +368,7 @@ def test_a_producer_whose_output_is_gone_while_it_waits_says_so_and_leaves_no_or
 def test_a_fatal_error_while_it_waits_names_each_order(new_broker, run_bulk, topic):
     login = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN"}
     admin = login | {"sasl.username": "admin", "sasl.password": "secret"}
-    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-    broker = new_broker(
-        client=admin,
-        KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="HOST:SASL_PLAINTEXT,NETWORK:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        KAFKA_SASL_ENABLED_MECHANISMS="PLAIN",
-        KAFKA_LISTENER_NAME_HOST_PLAIN_SASL_JAAS_CONFIG=f'{plain} user_admin="secret" user_john="secret";',
-        KAFKA_AUTHORIZER_CLASS_NAME="org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        KAFKA_SUPER_USERS="User:admin;User:ANONYMOUS",
-    )
+    broker = new_broker(client=admin, **SECURED)
     create_readable(broker.bootstrap, admin, topic)
     john = login | {"sasl.username": "john", "sasl.password": "secret"}
     flags = [flag for name, value in john.items() for flag in ("-X", f"{name}={value}")]

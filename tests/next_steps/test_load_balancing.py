@@ -28,6 +28,7 @@ from confluent_kafka.admin import (
 from conftest import (
     INTERRUPT,
     OUTAGE_LIMIT,
+    SECURED,
     SOON_BACK,
     UUID,
     answers,
@@ -56,16 +57,6 @@ CLUSTER_FILE = FOLDER / "docker-compose.yml"
 README = (FOLDER / "README.md").read_text("utf-8")
 SERVERS = "localhost:9092,localhost:9094,localhost:9096"  # those of the Compose file
 ORDER = to_json(new_order("john", "burger", 5))
-# Users with passwords, and no right but what an admin gives them.
-SASL = {
-    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "HOST:SASL_PLAINTEXT,NETWORK:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    "KAFKA_SASL_ENABLED_MECHANISMS": "PLAIN",
-    "KAFKA_LISTENER_NAME_HOST_PLAIN_SASL_JAAS_CONFIG": (
-        'org.apache.kafka.common.security.plain.PlainLoginModule required user_admin="secret" user_john="secret";'
-    ),
-    "KAFKA_AUTHORIZER_CLASS_NAME": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    "KAFKA_SUPER_USERS": "User:admin;User:ANONYMOUS",
-}
 RECEIVED = "Message received: burger 5 from john"
 
 # Each wait has a limit of its own, far below. The tests have one cluster in common, but for those that have none.
@@ -525,7 +516,7 @@ def test_lag_where_no_coordinator_can_exist(new_broker, start):
 def test_lag_without_rights(new_broker, start, topic, tmp_path):
     client = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN", "sasl.password": "secret"}
     super_user = {**client, "sasl.username": "admin"}
-    broker = new_broker(super_user, **SASL)
+    broker = new_broker(super_user, **SECURED)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, **super_user})
     admin.create_topics([NewTopic(topic, 1)])[topic].result(OUTAGE_LIMIT)
     (tmp_path / "john").write_text(

@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from conftest import INTERRUPT, committed, create_topic, examples, put, records, same, wait_until
+from conftest import INTERRUPT, SECURED, committed, create_topic, examples, put, records, same, wait_until
 
 import producer
 from next_steps.retries import dead_letters
@@ -351,15 +351,7 @@ def test_a_reader_that_went_is_no_failure_of_an_order(run_retries, bootstrap, to
 def test_a_dead_letter_topic_that_may_not_be_written_is_said_at_the_start(new_broker, run_retries, topic):
     login = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN", "sasl.password": "secret"}
     admin = login | {"sasl.username": "admin"}
-    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-    broker = new_broker(
-        client=admin,
-        KAFKA_LISTENER_SECURITY_PROTOCOL_MAP="HOST:SASL_PLAINTEXT,NETWORK:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        KAFKA_SASL_ENABLED_MECHANISMS="PLAIN",
-        KAFKA_LISTENER_NAME_HOST_PLAIN_SASL_JAAS_CONFIG=f'{plain} user_admin="secret" user_john="secret";',
-        KAFKA_AUTHORIZER_CLASS_NAME="org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        KAFKA_SUPER_USERS="User:admin;User:ANONYMOUS",
-    )
+    broker = new_broker(client=admin, **SECURED)
     client = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0, **admin})
     for name in (topic, f"{topic}.DLQ"):
         client.create_topics([NewTopic(name, 1)])[name].result(10)
@@ -631,12 +623,3 @@ def test_the_readme_names_each_flag_header_and_default():
     rows = re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE)
     assert set(rows) == set(re.findall(r"^  (--[a-z-]+)", shown.stdout, re.MULTILINE))
     assert all(f"`{name}`" in README for name in (*HEADERS, dead_letters.REPLAYED_HEADER, dead_letters.REPLAYS_HEADER))
-
-
-def test_the_index_of_the_steps_names_each_folder_and_its_command():
-    index = (ROOT / "next_steps" / "README.md").read_text("utf-8")
-    rows = re.findall(r"^\| \[(\w+)\]\((\w+)/README\.md\) \| .* \| `(.*)` \|$", index, re.MULTILINE)
-    folders = {file.parent.name for file in (ROOT / "next_steps").glob("*/README.md")}
-    assert {name for name, _, _ in rows} == {folder for _, folder, _ in rows} == folders
-    for _, folder, command in rows:
-        assert command in (ROOT / "next_steps" / folder / "README.md").read_text("utf-8")
