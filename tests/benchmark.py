@@ -38,7 +38,7 @@ from typing import IO
 
 import confluent_kafka
 import peers
-from broker import COMPOSE_FILE, JAVA, ROOT, Broker, Cluster, class_archive, fetch, image_version, missing, read_brokers
+from broker import COMPOSE_FILE, ROOT, Broker, Cluster, image_version, java, missing, read_brokers
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -105,10 +105,9 @@ def ours(script: str, servers: str, topic: str, count: int, *options: str) -> li
     return [sys.executable, *run, "-b", servers, "-t", topic, "-c", str(count), *options]
 
 
-def java(arguments: str) -> list[str]:
+def kafka_tool(arguments: str) -> list[str]:
     """Return the command for one of Kafka's own tools."""
-    options = ["-Xmx1g", f"-XX:SharedArchiveFile={class_archive(VERSION)}", "-cp", f"{fetch(VERSION)}/*"]
-    return [str(JAVA), *options, *f"org.apache.kafka.tools.{arguments}".split()]
+    return [*java(VERSION), *f"org.apache.kafka.tools.{arguments}".split()]
 
 
 def producers(servers: str, topic: str, count: int, lines: Path) -> dict[str, list[str]]:
@@ -120,7 +119,7 @@ def producers(servers: str, topic: str, count: int, lines: Path) -> dict[str, li
         "bare loop": peer(peers.bare_producer, servers, topic, count, "enable.idempotence=true"),
         "bare loop, not idempotent": peer(peers.bare_producer, servers, topic, count),
         "kcat": [*f"kcat -P -b {servers} -t {topic} -K: -l".split(), str(lines)],
-        "kafka-producer-perf-test": java(perf),
+        "kafka-producer-perf-test": kafka_tool(perf),
         "aiokafka": peer(peers.aiokafka_producer, servers, topic, count),
         "kafka-python": peer(peers.kafka_python_producer, servers, topic, count),
     }
@@ -141,7 +140,7 @@ def trackers(servers: str, topic: str, count: int) -> dict[str, list[str]]:
         "bare loop, store_offsets each": peer(bare, servers, topic, f"{group}-4", count, each),
         "bare loop, store_offsets each, 10 ms": peer(bare, servers, topic, f"{group}-5", count, each, ten),
         "kcat": f"kcat -C -b {servers} -t {topic} -o beginning -c {count} -q".split(),
-        "kafka-console-consumer": java(f"{console} --group {group}-6 --max-messages {count}"),
+        "kafka-console-consumer": kafka_tool(f"{console} --group {group}-6 --max-messages {count}"),
         "aiokafka": peer(peers.aiokafka_tracker, servers, topic, f"{group}-7", count),
         "kafka-python": peer(peers.kafka_python_tracker, servers, topic, f"{group}-8", count),
     }

@@ -20,6 +20,7 @@ from broker import (
     image_version,
     missing,
     read_brokers,
+    tool,
 )
 from conftest import INTERRUPT
 from jgo.maven import MavenContext
@@ -121,6 +122,14 @@ def test_all_jars_of_kafka_have_its_version():
     assert {"kafka_2.13", "kafka-clients", "kafka-tools"} <= {name.rsplit("-", 1)[0] for name in of_kafka}
     assert [name for name in of_kafka if not name.endswith(f"-{VERSION}.jar")] == []
     assert len({name.rsplit("-", 1)[0] for name in jars}) == len(jars)  # nothing is there in two versions
+
+
+def test_in_a_copy_of_the_folder_a_tool_prints_its_output_and_nothing_else(tmp_path, monkeypatch):
+    """Its files have other times than those for which Java's class archive was made."""
+    shutil.copytree(fetch(VERSION).parent, tmp_path / "jars", copy_function=shutil.copyfile)
+    monkeypatch.setattr("broker.HOME", tmp_path)
+    done = subprocess.run([*tool("kafka-topics"), "--version"], stdout=subprocess.PIPE, text=True)
+    assert done.stdout == f"{VERSION}\n"
 
 
 @pytest.mark.timeout(600)
