@@ -2,8 +2,7 @@
 
     python tracker.py    what the group has not read yet, then each new order until Ctrl-C, or with -e until the end
 
-Its Kafka part is track() and follow(): subscribe, consume, store. Below them stands what reads the command line and
-says what went wrong. Exit status: 0 stopped or done, 1 a record was no order or Kafka can't be used, 2 wrong usage.
+Its Kafka part: track(), follow(), store(). Exit status: 0 stopped or done, 1 bad record or Kafka failure, 2 bad usage.
 """
 
 import argparse
@@ -16,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -40,19 +38,18 @@ PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.locati
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 Order = dict[str, Any]
-decode_json = json.JSONDecoder().decode
+decode_json = json.JSONDecoder().raw_decode
 
 
 def from_json(data: bytes | None) -> Order:
     """Return the order in a record's value; ValueError says why it holds none."""
-    if data is None:
-        raise ValueError("the record is empty (a tombstone)")
     try:
-        order = decode_json(data.decode().removeprefix("\ufeff"))  # some programs write a byte order mark
+        text = (data or b"").decode().strip("\ufeff \t\r\n")  # some programs write a byte order mark
+        order, end = decode_json(text)
     except (ValueError, RecursionError):
-        raise ValueError("the value is no JSON in UTF-8") from None
-    if not isinstance(order, dict):
-        raise ValueError(f"an order must be a JSON object, got {order!r:.50}")
+        raise ValueError("it is empty (a tombstone)" if data is None else "the value is no JSON in UTF-8") from None
+    if not isinstance(order, dict) or end < len(text):
+        raise ValueError(f"an order must be a JSON object and no more, got {text[end:] or order!r:.50}")
     for field in ("order_id", "user", "item"):
         if not isinstance(order.get(field), str) or not order[field]:
             raise ValueError(f"{field} must be non-empty text, got {order.get(field)!r:.50}")
@@ -70,7 +67,7 @@ def printable(text: str) -> str:
 
 def line_for(order: Order) -> str:
     """Return the line that tells of an order."""
-    return f"Message received: {printable(order['item'])} {order['quantity']} from {printable(order['user'])}"
+    return printable(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
 
 
 def track(consumer: Consumer, args: Any, stop: Any, decode: Any = lambda record: from_json(record.value())) -> int:
@@ -124,11 +121,8 @@ def follow(
 def store(consumer: Consumer, records: Sequence[Message]) -> None:
     """Store the offsets of records that are done; librdkafka commits them every 5 s, and before a partition goes."""
     for last in {(msg.topic(), msg.partition()): msg for msg in records}.values():
-        try:
+        with contextlib.suppress(KafkaException):  # another member has the partition now, or librdkafka stores itself
             consumer.store_offsets(message=last)
-        except KafkaException as error:
-            if error.args[0].code() not in (KafkaError._STATE, KafkaError._INVALID_ARG):  # lost, or librdkafka's
-                raise
 
 
 def show(lines: Sequence[str]) -> None:
@@ -142,33 +136,24 @@ def show(lines: Sequence[str]) -> None:
 
 def compare(consumer: Consumer, topics: list[str]) -> None:
     """Say where a partition doesn't hold what the group had reached; KafkaException where no coordinator answers."""
-    for name in topics:
-        known = [TopicPartition(name, number) for number in consumer.list_topics(name, LIMIT).topics[name].partitions]
-        try:
-            for place in consumer.committed(known, LIMIT):
-                with contextlib.suppress(KafkaException):  # its leader may just change
-                    first, end = consumer.get_watermark_offsets(place, 1)
-                    if place.offset > end or 0 <= place.offset < first:
-                        now = f"{name} [{place.partition}] holds {first} to {end}, and its group was at {place.offset}"
-                        print(f"{now}. It begins anew, as auto.offset.reset says", file=sys.stderr)
-        except KafkaException as error:
-            if "COORDINATOR" not in error.args[0].name():  # which may just move
-                raise
+    known = [TopicPartition(t, n) for t in topics for n in consumer.list_topics(t, LIMIT).topics[t].partitions]
+    try:
+        for place in consumer.committed(known, LIMIT):
+            with contextlib.suppress(KafkaException):  # its leader may just change
+                first, end = consumer.get_watermark_offsets(place, 1)
+                if place.offset > end or 0 <= place.offset < first:
+                    now = f"{place.topic} [{place.partition}] holds {first} to {end}, its group was at {place.offset}"
+                    print(f"{now}. It begins anew, as auto.offset.reset says", file=sys.stderr)
+    except KafkaException as error:
+        if "COORDINATOR" not in error.args[0].name():  # which may just move
+            raise
 
 
-def leave(consumer: Consumer) -> None:
-    """Commit what is stored and leave the group, within LIMIT: without a broker close() alone takes minutes."""
-
-    def close() -> None:
-        with contextlib.suppress(KafkaException):  # there was nothing to commit
-            consumer.commit(asynchronous=False)  # what close() commits is lost while the group shares anew
-        consumer.close()
-
-    closing = threading.Thread(target=close, daemon=True)
-    closing.start()
-    closing.join(LIMIT)
-    if closing.is_alive():
-        print(f"Kafka did not answer for {LIMIT} s on leaving: the last orders may come again", file=sys.stderr)
+def close(consumer: Consumer) -> None:
+    """Commit what is stored, and leave the group; without a broker this takes minutes."""
+    with contextlib.suppress(KafkaException):  # there was nothing to commit
+        consumer.commit(asynchronous=False)  # what close() commits is lost while the group shares anew
+    consumer.close()
 
 
 def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str], stop: Any) -> None:
@@ -182,11 +167,11 @@ def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str],
                 return
             text = f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
         except KafkaException:
-            consumer.poll(0)  # runs error_report
             text = f"No Kafka broker answered at {args.config['bootstrap.servers']} within {LIMIT} s: {why[0]}"
-        if time.monotonic() > deadline or (problem and problem.name().endswith(NOT_RETRIABLE)):
+        if (time.monotonic() > deadline and not args.running) or (problem and problem.name().endswith(NOT_RETRIABLE)):
             sys.exit(text)
-        time.sleep(0.02)  # it is being made
+        for msg in consumer.consume(1, 0.02):  # runs error_report; or the topic is being made
+            raise KafkaException(msg.error())
 
 
 def error_report(err: KafkaError, running: bool, why: list[str]) -> None:
@@ -217,43 +202,58 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, add_property = parser.add_argument, partial(parser.add_argument, action="append", default=[])
-    add_property("-b", "--bootstrap-servers", dest="flags", type="bootstrap.servers={}".format, metavar="HOST:PORT")
-    add("-t", "--topic", default="orders", help="(orders)")
-    add_property("-g", "--group", dest="flags", type="group.id={}".format, metavar="GROUP", help="(order-tracker)")
-    add_property("-X", dest="properties", metavar="PROP=VALUE", help="any librdkafka property")
+    add, many = parser.add_argument, dict[str, Any](action="append", default=[])
+    add("-b", "--bootstrap-servers", dest="flags", type="bootstrap.servers={}".format, metavar="HOST:PORT", **many)
+    add("-t", "--topic", default="orders", help="(%(default)s)")
+    add("-g", "--group", dest="flags", type="group.id={}".format, metavar="GROUP", help="(order-tracker)", **many)
+    add("-X", dest="properties", metavar="PROP=VALUE", help="any librdkafka property", **many)
     add("-F", dest="file", metavar="FILE", help="a file of such properties: the place for passwords")
     add("-c", "--count", type=int, metavar="N", help="stop after N records")
     add("-e", "--exit", action="store_true", help="stop at the end of the topic")
     return parser
 
 
-def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..., int] = track) -> int:
-    """Run with a consumer as the command line says; return the exit status, SystemExit says what is wrong."""
-    args = (parser := parser or command_line()).parse_args(argv)
-    stop: list[object] = []
-    for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
-        signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
-    why, running = ["no answer came. See that it is healthy, and check -b, -F and -X"], False
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it may lack some letters
-    try:
-        args.config = read_config(args)
-        consumer = Consumer({**args.config, "error_cb": lambda err: error_report(err, running, why)})
-    except KafkaException as error:
-        parser.error(f"{error.args[0].str().rstrip('.')}. {PROPERTIES}")
-    except (OSError, ValueError, TypeError) as error:
-        parser.error(str(error))
+def attend(consumer: Consumer, args: argparse.Namespace, why: list[str], stop: Any, run: Any) -> int:
+    """Run with the consumer, and leave the group; return what `run` does, SystemExit says what is wrong."""
     try:
         wait_for_topic(consumer, args, why, stop)
         for msg in consumer.consume(1, 0):  # runs error_report too, for what was so while the broker was starting
             raise KafkaException(msg.error())
-        running = True
-        return 1 if not stop and run(consumer, args, stop) else 0
+        args.running = not stop
+        return (args.running and run(consumer, args, stop)) or 0  # one's own may return nothing
     except KafkaException as error:
         said: Any = [msg.error() for msg in consumer.consume(1, 1) if msg.error()] or error.args  # or else a time-out
         sys.exit(f"Kafka refused this tracker: {said[0].str().strip('.')}. Check rights, settings and the broker's log")
     finally:
-        leave(consumer)
+        if "lost" not in stop:
+            args.running, closing = False, threading.Thread(target=close, args=[consumer], daemon=True)
+            closing.start()
+            closing.join(LIMIT)
+            if closing.is_alive():
+                print(f"Kafka did not answer for {LIMIT} s on leaving: the last orders may come again", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..., int] = track) -> int:
+    """Run with a consumer as the command line says; return the exit status, SystemExit says what is wrong."""
+    args = (parser := parser or command_line()).parse_args(argv)
+    stop: Any = []
+    for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
+        signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
+    why, args.running = ["no answer came. See that it is healthy, and check -b, -F and -X"], False
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it may lack some letters
+    report: Any = {"statistics.interval.ms": 5_000, "error_cb": lambda err: error_report(err, args.running, why)}
+    report["stats_cb"] = lambda s: args.running and not (stop or re.search('"(conf|learn)', s)) and stop.append("lost")
+    try:
+        args.config = read_config(args)
+        consumer = Consumer(report | args.config)
+    except KafkaException as error:
+        parser.error(f"{error.args[0].str().rstrip('.')}. {PROPERTIES}")
+    except (OSError, ValueError, TypeError) as error:
+        parser.error(str(error))
+    failed = attend(consumer, args, why, stop, run)
+    while stop and stop.pop(0) == "lost":  # its last broker, and librdkafka looks for no other then (its issue 5301)
+        failed += attend(consumer := Consumer(report | args.config), args, why, stop, run)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

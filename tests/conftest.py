@@ -28,6 +28,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 LIMIT = 30  # seconds for whatever a test waits for; far more than it takes, since machines differ
 OUTAGE_LIMIT = 90  # seconds for what a restart of the broker may delay
 POLL = 0.02  # seconds between two looks at a condition
+SLOW_POLL = 0.5  # the same, where a look is a process
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 NEW_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows can send Ctrl-Break to such a one only
 INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
@@ -70,10 +71,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run a file's tests one after the other, beside those of other files, but where the test says otherwise."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group") and not item.get_closest_marker("spread"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    """Run a file's tests one after the other, beside those of other files, but where the test says otherwise.
+
+    What takes longest begins first, so that no worker still has it when the others are done: the groups, and then each
+    test that has a broker of its own.
+    """
+
+    def rank(item: pytest.Item) -> int:
+        if group := item.get_closest_marker("xdist_group"):
+            return 0 if group.args[0] == "port 9092" else 1
+        if item.get_closest_marker("spread"):
+            return 2 if "new_broker" in item.fixturenames else 3
+        item.add_marker(pytest.mark.xdist_group(item.path.name))
+        return 1
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -85,12 +97,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-def wait_until(condition: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
-    """Return what the condition returns as soon as it is true; AssertionError after `limit` seconds."""
+def wait_until(condition: Callable[[], Any], what: object, limit: float = LIMIT, poll: float = POLL) -> Any:
+    """Return what the condition returns as soon as it is true; AssertionError with `what` after `limit` seconds."""
     deadline = time.monotonic() + limit
     while not (result := condition()):
         assert time.monotonic() < deadline, f"waited {limit} s for {what}"
-        time.sleep(POLL)
+        time.sleep(poll)
     return result
 
 
@@ -123,7 +135,8 @@ class Process:
             lines.append(line.removesuffix("\n"))
 
     def __repr__(self) -> str:
-        return f"\nstdout: {self.out[-20:]}\nstderr: {self.err[-20:]}"
+        out, err = list(self.out), list(self.err)
+        return f"\nstdout, {len(out)} lines: {out[-20:]}\nstderr, {len(err)} lines: {err[-20:]}"
 
     def wait_for(self, text: str, limit: float = LIMIT, err: bool = False, times: int = 1) -> None:
         """Return when so many lines with the text were printed; AssertionError with all output otherwise."""
@@ -135,7 +148,7 @@ class Process:
             assert found or not ended, f"ended without printing {text!r} {times} times{self}"
             return found
 
-        wait_until(seen, f"{text!r}, {times} times{self}", limit)
+        wait_until(seen, (text, times, self), limit)
 
     def wait(self, limit: float = LIMIT) -> int:
         """Return the exit status, when all output was read."""
@@ -326,6 +339,17 @@ class Traffic:
 
     def assert_tracked_once(self) -> None:
         assert_tracked_once(*self.trackers)
+
+
+def freeze(process: subprocess.Popen[Any]) -> None:
+    """Return when the process does nothing any more, which with many threads takes a moment."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+
+
+def thaw(process: subprocess.Popen[Any]) -> None:
+    """Let the process go on."""
+    process.send_signal(signal.SIGCONT)
 
 
 def running(processes: list[Process]) -> list[Process]:

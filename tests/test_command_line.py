@@ -273,7 +273,7 @@ def test_the_tracker_escapes_what_its_output_lacks(run_tracker, run_producer, en
         ["-X", "no-equals-sign"],
         ["-X", "no.such.property=1"],
         ["-X", "enable.idempotence=perhaps"],
-        ["-X", "stats_cb=text"],
+        ["-X", "oauth_cb=text"],
         ["-F", "no-such-file"],
         ["-F", ""],
         ["-c", "0"],

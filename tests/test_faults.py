@@ -2,7 +2,8 @@
 
 Each test injects one fault into the same traffic, real scripts before a real broker:
 
-    the broker     killed again and again, frozen, frozen for too long, away for longer than a session, its disk full
+    the broker     killed again and again, frozen, frozen for too long, away for longer than a session, its disk full,
+                   taken for dead by its controller
     the network    confirmations lost, connections reset, slow
     the producer   killed, and told to stop while the broker is dead or frozen
     the trackers   killed, stopped, frozen, joining and leaving (also with a slow handler), their output gone
@@ -27,12 +28,14 @@ from conftest import (
     committed,
     confirmed,
     create_topic,
+    freeze,
     given_up,
     more,
     posix,
     put,
     records,
     running,
+    thaw,
     tracked,
     wait_until,
 )
@@ -90,14 +93,6 @@ def slow_tracker(start, bootstrap, topic):
     return lambda *flags, takes: start(*command, *flags, env={"TAKES": str(takes)})
 
 
-def freeze(broker):
-    broker.process.send_signal(signal.SIGSTOP)
-
-
-def thaw(broker):
-    broker.process.send_signal(signal.SIGCONT)
-
-
 def any_of(count):
     """Return a random number below so many."""
     return random.randrange(count)  # noqa: S311
@@ -128,9 +123,9 @@ def test_broker_frozen(new_broker, traffic):
     flow.track(*LONG_SESSION)
     sending = flow.send("--rate", "100", count=500)
     more(sending)
-    freeze(broker)
+    freeze(broker.process)
     sending.wait_for("to confirm", err=True)
-    thaw(broker)
+    thaw(broker.process)
     assert sending.wait(OUTAGE_LIMIT) == 0
     assert len(confirmed(sending)) == 500
     flow.finish()
@@ -144,12 +139,12 @@ def test_broker_frozen_for_too_long(new_broker, traffic):
     flow = traffic(broker.bootstrap)
     sending = flow.send("--rate", "100", "-X", "delivery.timeout.ms=4000", count=300)
     more(sending)
-    freeze(broker)
+    freeze(broker.process)
     assert sending.wait(OUTAGE_LIMIT) == 1
     assert given_up(sending)
     assert confirmed(sending) | given_up(sending) == flow.attempted
     # After the producer's end: what librdkafka sends after an order that it gave up may stand in the log twice.
-    thaw(broker)
+    thaw(broker.process)
     flow.finish()
     flow.assert_log_holds_each_once()
     flow.assert_tracked_once()
@@ -169,6 +164,25 @@ def test_broker_away_for_longer_than_a_session(new_broker, traffic):
     flow.finish()
     assert len(tracking.err) <= 4, tracking
     flow.assert_log_holds_each_once()
+
+
+def test_broker_taken_for_dead(new_broker, traffic):
+    """As for a moment after it froze. A client that asks in that moment is told of no broker at all."""
+    broker = new_broker(KAFKA_BROKER_SESSION_TIMEOUT_MS=12000, KAFKA_BROKER_HEARTBEAT_INTERVAL_MS=24000)
+    flow = traffic(broker.bootstrap)
+    # Without the first, librdkafka mostly finds its way back by itself; the other lets this take no minutes.
+    properties = ("metadata.recovery.strategy=none", "topic.metadata.refresh.interval.ms=500")
+    tracking = flow.track("-X", properties[0], "-X", properties[1], "-X", "statistics.interval.ms=1000")
+    first = flow.send(count=1)
+    wait_until(lambda: tracked(tracking) == confirmed(first) != set(), "the first order")
+    tracking.wait_for("Kafka became unreachable", err=True)
+    broker.kill()
+    settings = broker.directory / "config/server.properties"
+    settings.write_text(settings.read_text().replace("=12000", "=3000").replace("=24000", "=500"))
+    broker.start()
+    assert flow.send(count=200).wait(OUTAGE_LIMIT) == 0
+    flow.finish()
+    assert tracking.out.count(tracking.out[0]) == 2, tracking
 
 
 @posix
@@ -260,7 +274,10 @@ def test_producer_killed(flow, repeats):
 
 @pytest.mark.parametrize(
     ("away", "back"),
-    [pytest.param(Broker.kill, Broker.start, id="dead"), pytest.param(freeze, thaw, id="frozen", marks=posix)],
+    [
+        pytest.param(Broker.kill, Broker.start, id="dead"),
+        pytest.param(lambda b: freeze(b.process), lambda b: thaw(b.process), id="frozen", marks=posix),
+    ],
 )
 def test_both_told_to_stop_without_a_broker(new_broker, traffic, away, back):
     """They end in time, and each order is confirmed or named."""
@@ -330,7 +347,10 @@ def test_trackers_join_and_leave(flow, bootstrap, topic, repeats):
 def test_slow_trackers_stopped_while_others_join(slow_tracker, flow, bootstrap, topic):
     """A clean stop repeats nothing, also while the group is sharing anew: close() alone loses its commit then."""
     create_topic(bootstrap, topic, partitions=3)
-    put(bootstrap, topic, *(to_json(new_order(f"u{number}", "x", 1)) for number in range(900)))
+    users = [f"u{number}" for number in range(3000)]  # more in each partition than the slow ones can take
+    for partition in range(3):
+        orders = (to_json(new_order(user, "x", 1)) for user in users[partition::3])
+        put(bootstrap, topic, *orders, partition=partition)
     trackers = flow.trackers
     trackers.append(slow_tracker(takes=0.1))
     for _ in range(6):
@@ -343,7 +363,7 @@ def test_slow_trackers_stopped_while_others_join(slow_tracker, flow, bootstrap, 
     assert trackers[-1].stop() == 0
     trackers.append(slow_tracker("-e", takes=0))
     assert trackers[-1].wait() == 0
-    assert tracked(*trackers) == {f"u{number}" for number in range(900)}
+    assert tracked(*trackers) == set(users)
     flow.assert_tracked_once()
     flow.assert_offsets_rise()
 
@@ -355,9 +375,9 @@ def test_tracker_frozen_beyond_its_poll_interval(flow, bootstrap, topic):
     flow.send("--rate", "300")
     frozen = flow.track(*short)
     more(frozen)
-    frozen.popen.send_signal(signal.SIGSTOP)
+    freeze(frozen.popen)
     more(flow.track(*short), 500)  # once the group has done without the frozen one
-    frozen.popen.send_signal(signal.SIGCONT)
+    thaw(frozen.popen)
     more(frozen, 2000)
     flow.finish()
 

@@ -84,9 +84,10 @@ def test_a_record_without_one_of_the_fields_is_no_order(field):
         tracker.from_json(json.dumps(order).encode())
 
 
-def test_a_byte_order_mark_is_no_part_of_an_order():
+def test_a_byte_order_mark_and_white_space_are_no_part_of_an_order():
     order = producer.new_order("john", "burger", 5)
     assert tracker.from_json(b"\xef\xbb\xbf" + producer.to_json(order)) == order
+    assert tracker.from_json(b"\r\n\t " + producer.to_json(order) + b" \n") == order
 
 
 def test_an_error_shows_an_excerpt_and_not_a_megabyte():

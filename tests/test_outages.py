@@ -24,11 +24,13 @@ from conftest import (
     SECURED,
     committed,
     confirmed,
+    freeze,
     given_up,
     posix,
     put,
     received,
     records,
+    thaw,
     wait_until,
 )
 
@@ -257,10 +259,10 @@ def test_a_frozen_broker_is_named_by_both(new_broker, run_producer, run_tracker)
     tracking.wait_for("Message received")
     sending = run_producer("-b", broker.bootstrap, "-c", "60000")
     sending.wait_for("Message delivered")
-    broker.process.send_signal(signal.SIGSTOP)
+    freeze(broker.process)
     sending.wait_for("Kafka", err=True, limit=20)
     tracking.wait_for("Kafka became unreachable, trying again: ", err=True, limit=35)
-    broker.process.send_signal(signal.SIGCONT)
+    thaw(broker.process)
     assert sending.wait(OUTAGE_LIMIT) == 0
     tracking.wait_for("Message received", times=60_001, limit=OUTAGE_LIMIT)
     assert tracking.stop() == 0

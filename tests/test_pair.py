@@ -172,6 +172,20 @@ def test_a_failure_of_ones_own_is_not_taken_for_another(bootstrap, topic, run_pr
     assert handled == [record.key() for record in records(bootstrap, topic)]
 
 
+@pytest.mark.parametrize(("returned", "status"), [([None, None, None], 0), ([0, 2, None], 1)])
+def test_it_runs_once_more_each_time_librdkafka_has_lost_its_brokers(bootstrap, topic, no_signals, returned, status):
+    consumers = []
+
+    def run(consumer, args, stop):
+        consumers.append(consumer)
+        if len(consumers) < 3:
+            stop.append("lost")
+        return returned[len(consumers) - 1]
+
+    assert tracker.main(["-b", bootstrap, "-t", topic], run=run) == status
+    assert len({*map(id, consumers)}) == 3
+
+
 def test_a_failure_of_ones_own_in_the_producer_comes_out_as_it_is(bootstrap, topic, no_signals):
     def fail(client, args, stop):
         raise ConnectionError("mine")
@@ -197,7 +211,7 @@ def test_partitions_change_hands_under_load(bootstrap, topic):
                 time.sleep(0.001)  # some work to do, so that offsets are yet to be stored at any moment
                 share.append(tracker.from_json(record.value())["user"])
             tracker.store(consumer, batch)
-        tracker.leave(consumer)
+        tracker.close(consumer)
 
     trackers = [threading.Thread(target=take, args=[share], daemon=True) for share in shares]
     for tracking, share in zip(trackers, shares, strict=True):

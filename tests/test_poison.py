@@ -17,6 +17,8 @@ POISON = {
     "not JSON": b"burger 5 from john",
     "half of the JSON": json.dumps(GOOD).encode()[:40],
     "deep nesting": b"[" * 100_000,
+    "two orders": 2 * json.dumps(GOOD).encode(),
+    "more than an order": json.dumps(GOOD).encode() + b" x",
     "no object": b"[1, 2]",
     "a number": b"42",
     "a huge number": json.dumps(GOOD).encode().replace(b"5}", b"9" * 5000 + b"}"),
