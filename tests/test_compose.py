@@ -15,9 +15,9 @@ import pytest
 import stand_in
 from broker import COMPOSE_FILE, ROOT, read_brokers
 from confluent_kafka.admin import AdminClient
-from conftest import create_topic, wait_until
+from conftest import SLOW_POLL, create_topic, wait_until
 
-PROJECT = "orders-tests-compose"  # not the name that the project's folder gives: that volume holds someone's orders
+PROJECT = "orders-tests"  # not the name that the project's folder gives: that volume holds someone's orders
 HEALTH_LIMIT = 180  # seconds; three failed healthchecks, 20 s from one to the next, are a minute
 
 # The first test may have to make the image, and a frozen broker is given up after a minute only.
@@ -44,12 +44,13 @@ class Project:
         self.command, self.image, self.file = command.split(), image, file
         self.options = ["-d", "--wait"] if command == "docker compose" else ["-d"]
         self.services = list(read_brokers(file))
+        self.name = f"{PROJECT}-{'-'.join(self.services)}"  # of two files at once, each has its own
 
     def compose(self, *arguments: str, **variables: str) -> str:
         """Return what the Compose command printed; of KAFKA_* variables it sees the given ones only."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
         environment = inherited | {"KAFKA_IMAGE": self.image} | variables
-        return run(*self.command, "-p", PROJECT, "-f", str(self.file), *arguments, env=environment)
+        return run(*self.command, "-p", self.name, "-f", str(self.file), *arguments, env=environment)
 
     def up(self, **variables: str) -> None:
         """Start the brokers, or replace them where a variable has changed, and return when they are healthy."""
@@ -64,7 +65,7 @@ class Project:
         self.compose("down", *options)
         assert not any(self.container(service) for service in self.services)
         left = run("docker", "volume", "ls", "-q").split()
-        assert [name for name in names.split() if name in left and not name.startswith(PROJECT)] == []
+        assert [name for name in names.split() if name in left and not name.startswith(f"{self.name}_")] == []
 
     def container(self, service: str = "kafka") -> str:
         """Return the id of a broker's container, "" for none."""
@@ -76,7 +77,7 @@ class Project:
     def wait_for(self, health: str, service: str = "kafka") -> None:
         """Return when a broker's healthcheck says so: starting, healthy or unhealthy."""
         ask = ["docker", "inspect", "-f", "{{.State.Health.Status}}", self.container(service)]
-        wait_until(lambda: run(*ask) == health, f"{service} to be {health}", HEALTH_LIMIT)
+        wait_until(lambda: run(*ask) == health, f"{service} to be {health}", HEALTH_LIMIT, SLOW_POLL)
 
 
 COMMANDS = [name for name in ("docker-compose", "docker compose") if succeeds(*name.split(), "version")]
@@ -98,8 +99,9 @@ def running(command: str, file: Path = COMPOSE_FILE) -> Iterator[Project]:
     except RuntimeError as error:
         pytest.skip(str(error))
     project.down("-v")  # what an earlier run may have left when it was killed
-    if connects("localhost"):
-        pytest.skip("another program uses port 9092: stop it (docker-compose down)")
+    for port in [int(port.split(":")[1]) for service in read_brokers(file).values() for port in service["ports"]]:
+        if connects("localhost", port):
+            pytest.skip(f"another program uses port {port}: stop it (docker-compose down)")
     try:
         project.up()
         yield project
@@ -149,7 +151,7 @@ def test_an_order_goes_from_producer_to_tracker_on_the_host(run_producer, run_tr
 def test_a_client_in_the_compose_network_reaches_the_broker(project, bootstrap, topic):
     create_topic(bootstrap, topic)
     tool = ["/opt/kafka/bin/kafka-topics.sh", "--bootstrap-server", "kafka:19092", "--list"]
-    listed = run("docker", "run", "--rm", "--network", f"{PROJECT}_default", project.image, *tool)
+    listed = run("docker", "run", "--rm", "--network", f"{project.name}_default", project.image, *tool)
     assert topic in listed.splitlines()
 
 
@@ -164,7 +166,7 @@ def test_the_port_answers_on_loopback_only(project):
 
 def test_the_orders_are_in_the_named_volume(project, run_producer, topic):
     assert run_producer().wait() == 0
-    volume = f"{PROJECT}_kafka_kraft:/orders:ro"
+    volume = f"{project.name}_kafka_kraft:/orders:ro"
     files = run(
         "docker", "run", "--rm", "-v", volume, project.image, "find", "/orders", "-name", "*.log", "-size", "+0"
     )

@@ -29,6 +29,7 @@ from conftest import (
     INTERRUPT,
     OUTAGE_LIMIT,
     SECURED,
+    SLOW_POLL,
     SOON_BACK,
     UUID,
     answers,
@@ -92,14 +93,6 @@ def admin(bootstrap):
 
 
 @pytest.fixture
-def own_ports():
-    """Skip the test where the ports of the Compose file are in use."""
-    for port in (9092, 9094, 9096):
-        if test_compose.connects("localhost", port):
-            pytest.skip(f"another program uses port {port}: stop it (docker-compose down)")
-
-
-@pytest.fixture
 def show_lag(start, bootstrap, topic):
     """A function that starts lag.py with this test's brokers, topic and group; arguments given win over these."""
     command = [sys.executable, "-m", "next_steps.load_balancing.lag", "-b", bootstrap, "-t", topic, "-g", topic]
@@ -156,27 +149,32 @@ def led_by(admin, topic, number):
 # The Compose file, in a Docker engine and without.
 
 
-@fixed_ports
+@pytest.mark.xdist_group("cluster in Docker")
 @pytest.mark.skipif(not test_compose.COMMANDS, reason="no Compose command: install Docker (Debian: docker-compose)")
-def test_docker(own_ports, start, topic):
+def test_docker(start, topic, tmp_path):
     """The cluster runs in a Docker engine, outlives a container, and keeps its orders."""
+    ports = {port: str(free_port()) for port in ("9092", "9094", "9096")}  # its own are those of test_launcher
+
+    def moved(text):
+        return re.sub(r"\b(9092|9094|9096)\b", lambda found: ports[found[0]], text)
+
+    servers, file = moved(SERVERS), tmp_path / "docker-compose.yml"
+    file.write_text(moved(CLUSTER_FILE.read_text("utf-8")), "utf-8")
 
     def run(script, *arguments):
-        return start(sys.executable, script, "-b", SERVERS, "-t", topic, *arguments)
+        return start(sys.executable, script, "-b", servers, "-t", topic, *arguments)
 
     def as_documented(words):
         (command, _), *_ = examples(words, README)
-        *_, arguments = command.split(" kafka ", 1)
-        test_compose.run(
-            "docker", "exec", project.container("kafka1"), *shlex.split(arguments.replace("orders", topic))
-        )
+        *_, arguments = moved(command.replace("orders", topic)).split(" kafka ", 1)
+        test_compose.run("docker", "exec", project.container("kafka1"), *shlex.split(arguments))
 
-    with test_compose.running(test_compose.COMMANDS[0], CLUSTER_FILE) as project:
-        for service, port in [("kafka1", 9092), ("kafka2", 9094), ("kafka3", 9096)]:
+    with test_compose.running(test_compose.COMMANDS[0], file) as project:
+        for service, port in zip(("kafka1", "kafka2", "kafka3"), ports.values(), strict=True):
             published = test_compose.run("docker", "port", project.container(service))
             assert published == f"{port}/tcp -> 127.0.0.1:{port}"
-        admin = AdminClient({"bootstrap.servers": SERVERS, "log_level": 2})
-        create_topic(SERVERS, topic, partitions=1)
+        admin = AdminClient({"bootstrap.servers": servers, "log_level": 2})
+        create_topic(servers, topic, partitions=1)
         tracking = run("tracker.py", "-g", topic, "-X", "topic.metadata.refresh.interval.ms=1000")
         tracking.wait_for("Consumer is running")
         assert run("producer.py").wait() == 0
@@ -189,17 +187,20 @@ def test_docker(own_ports, start, topic):
         assert tracking.stop() == 0
         project.down()
         project.compose("up", *project.options)
-        wait_until(lambda: answers(SERVERS), "the brokers", OUTAGE_LIMIT)
+        wait_until(lambda: answers(servers), "the brokers", OUTAGE_LIMIT)
         for group, orders in [(topic, 0), (f"{topic}-new", 21)]:
             again = run("tracker.py", "-g", group, "-e")
             assert (again.wait(OUTAGE_LIMIT), again.out[1:]) == (0, [RECEIVED] * orders), again
 
 
 @fixed_ports
-def test_launcher(own_ports, start, topic, tmp_path):
+def test_launcher(start, topic, tmp_path):
     """The launcher runs the cluster all at once, and each broker by itself."""
     if lacking := missing():
         pytest.skip(f"no broker can be started: install {lacking}")
+    for port in (9092, 9094, 9096):
+        if test_compose.connects("localhost", port):
+            pytest.skip(f"another program uses port {port}: stop it (docker-compose down)")
     (command, lines), *_ = examples("python tests/broker.py", README)
     launch = partial(start, sys.executable, *shlex.split(command)[1:], "--directory", tmp_path)
     pair = [("producer.py", []), ("tracker.py", ["-e", "-g", topic])]
@@ -227,7 +228,7 @@ def test_launcher(own_ports, start, topic, tmp_path):
     assert "Choose one of its own: kafka1, kafka2, kafka3" in nobody.err[0]
 
 
-@pytest.mark.spread
+@pytest.mark.xdist_group("benchmark of the cluster")
 @pytest.mark.skipif(missing() is not None, reason=f"no brokers can be started: install {missing()}")
 def test_benchmark(start):
     """The benchmark measures how the pair scales."""
@@ -265,15 +266,15 @@ def test_trackers_come_and_go(run_bulk, run_tracker, owners, bootstrap, topic, t
     sending = run_bulk("-l", file, "--rate", "100")
     names = ("one", "two", "three")
     trackers = [run_tracker("-X", f"client.id={name}") for name in names]
-    wait_until(lambda: sorted(owners()) == sorted(2 * names), "two partitions for each", OUTAGE_LIMIT)
+    wait_until(lambda: sorted(owners()) == sorted(2 * names), "two partitions for each", OUTAGE_LIMIT, SLOW_POLL)
     for tracking in trackers:
         more(tracking)
     assert trackers[0].stop(signal.SIGTERM) == 0
-    wait_until(lambda: sorted(owners()) == ["three"] * 3 + ["two"] * 3, "three for each", OUTAGE_LIMIT)
+    wait_until(lambda: sorted(owners()) == ["three"] * 3 + ["two"] * 3, "three for each", OUTAGE_LIMIT, SLOW_POLL)
     for tracking in trackers[1:]:
         more(tracking)
     trackers[1].stop(signal.SIGKILL)
-    wait_until(lambda: owners() == ["three"] * 6, "all partitions for the last", OUTAGE_LIMIT)
+    wait_until(lambda: owners() == ["three"] * 6, "all partitions for the last", OUTAGE_LIMIT, SLOW_POLL)
     more(trackers[2], 200)
     assert sending.stop(limit=OUTAGE_LIMIT) == 0
     wait_until(lambda: tracked(*trackers) >= confirmed(sending), "all confirmed orders", OUTAGE_LIMIT)
@@ -297,10 +298,10 @@ def test_partitions_are_added(start, run_tracker, owners, bootstrap, topic):
     create_topic(bootstrap, topic)
     soon = ["-X", "topic.metadata.refresh.interval.ms=500"]
     trackers = [run_tracker("-X", f"client.id={name}", *soon) for name in ("one", "two")]
-    wait_until(lambda: any(owners()), "an owner of the only partition", OUTAGE_LIMIT)
+    wait_until(lambda: any(owners()), "an owner of the only partition", OUTAGE_LIMIT, SLOW_POLL)
     add = partial(start, sys.executable, "-m", "next_steps.load_balancing.partitions", "-b", bootstrap, "-t", topic)
     assert add("6").wait() == 0
-    wait_until(lambda: sorted(owners()) == ["one"] * 3 + ["two"] * 3, "three for each", OUTAGE_LIMIT)
+    wait_until(lambda: sorted(owners()) == ["one"] * 3 + ["two"] * 3, "three for each", OUTAGE_LIMIT, SLOW_POLL)
     for partition in range(6):
         put(bootstrap, topic, ORDER, partition=partition)
     for tracking in trackers:
@@ -323,7 +324,7 @@ def test_lag(show_lag, run_tracker, owners, bootstrap, topic, protocol):
     create_topic(bootstrap, topic, partitions=3)
     put(bootstrap, topic, ORDER, ORDER, partition=0)
     trackers = [run_tracker("-X", f"group.protocol={protocol}", "-X", f"client.id={name}") for name in ("one", "two")]
-    wait_until(lambda: {"one", "two"} == set(owners()), "a share for each", OUTAGE_LIMIT)
+    wait_until(lambda: {"one", "two"} == set(owners()), "a share for each", OUTAGE_LIMIT, SLOW_POLL)
     wait_until(lambda: sum(tracking.out.count(RECEIVED) for tracking in trackers) == 2, "both orders")
     for tracking in trackers:
         assert tracking.stop() == 0
@@ -417,7 +418,7 @@ def test_lag_behind_an_open_transaction(transactions, show_lag, run_tracker, boo
 def test_lag_of_a_name_that_could_drive_the_terminal(show_lag, owners, run_tracker):
     tracking = run_tracker("-X", "client.id=\x1b[2J")
     tracking.wait_for("Consumer is running")
-    wait_until(lambda: "\\x1b[2J" in owners(), "an owner", OUTAGE_LIMIT)
+    wait_until(lambda: "\\x1b[2J" in owners(), "an owner", OUTAGE_LIMIT, SLOW_POLL)
     once = show_lag()
     assert once.wait() == 0
     assert any("\\x1b[2J-" in line for line in once.out)
@@ -470,7 +471,7 @@ def test_watch_counts_its_looks(show_lag, bootstrap, topic):
 def test_watch_when_the_coordinator_is_killed(cluster, show_lag, run_tracker, owners, bootstrap, admin, topic):
     create_topic(bootstrap, topic)
     tracking = run_tracker()
-    wait_until(lambda: any(owners()), "an owner of the only partition", OUTAGE_LIMIT)
+    wait_until(lambda: any(owners()), "an owner of the only partition", OUTAGE_LIMIT, SLOW_POLL)
     watching = show_lag("--watch")
     watching.wait_for("rdkafka-")
     coordinator = admin.describe_consumer_groups([topic])[topic].result(OUTAGE_LIMIT).coordinator
@@ -637,7 +638,7 @@ def test_the_commands_of_the_readme(cluster, start):
         assert process.wait() == 0
         return table_without_numbers(process.out) == table_without_numbers(lines)
 
-    wait_until(lag_is_as_documented, "two trackers with three partitions each, who have committed", OUTAGE_LIMIT)
+    wait_until(lag_is_as_documented, "three partitions for each, and commits", OUTAGE_LIMIT, SLOW_POLL)
     for tracking, _ in trackers:
         assert tracking.stop() == 0
     tracking, lines = run(f"python tracker.py -b {SERVERS}")
