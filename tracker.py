@@ -36,7 +36,6 @@ NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "PROTOCOL", "_RESET"
 LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
 PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.location for a trust store; no registry lines"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-
 Order = dict[str, Any]
 decode_json = json.JSONDecoder().raw_decode
 
@@ -136,8 +135,8 @@ def show(lines: Sequence[str]) -> None:
 
 def compare(consumer: Consumer, topics: list[str]) -> None:
     """Say where a partition doesn't hold what the group had reached; KafkaException where no coordinator answers."""
-    known = [TopicPartition(t, n) for t in topics for n in consumer.list_topics(t, LIMIT).topics[t].partitions]
     try:
+        known = [TopicPartition(t, n) for t in topics for n in consumer.list_topics(t, LIMIT).topics[t].partitions]
         for place in consumer.committed(known, LIMIT):
             with contextlib.suppress(KafkaException):  # its leader may just change
                 first, end = consumer.get_watermark_offsets(place, 1)
@@ -145,6 +144,10 @@ def compare(consumer: Consumer, topics: list[str]) -> None:
                     now = f"{place.topic} [{place.partition}] holds {first} to {end}, its group was at {place.offset}"
                     print(f"{now}. It begins anew, as auto.offset.reset says", file=sys.stderr)
     except KafkaException as error:
+        try:
+            consumer.list_topics(topics[0], 1)
+        except KafkaException:
+            return  # an outage, which librdkafka reports and ends
         if "COORDINATOR" not in error.args[0].name():  # which may just move
             raise
 
@@ -160,18 +163,17 @@ def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str],
     """Return once the topic is there, which asking for it may create, or at `stop`; SystemExit says what is wrong."""
     if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", args.topic):
         sys.exit(f"Topic {args.topic!a} can't be used: only letters, digits, '.', '_' and '-' can be in its name")
-    deadline, problem = time.monotonic() + LIMIT, None
-    while not stop:
-        try:
-            if not (problem := consumer.list_topics(args.topic, timeout=1).topics[args.topic].error):
-                return
-            text = f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
-        except KafkaException:
-            text = f"No Kafka broker answered at {args.config['bootstrap.servers']} within {LIMIT} s: {why[0]}"
-        if (time.monotonic() > deadline and not args.running) or (problem and problem.name().endswith(NOT_RETRIABLE)):
-            sys.exit(text)
-        for msg in consumer.consume(1, 0.02):  # runs error_report; or the topic is being made
+    deadline, problem, text = time.monotonic() + LIMIT, None, "?"
+    while text and not stop:
+        text = f"No Kafka broker answered at {args.config['bootstrap.servers']} within {LIMIT} s: {why[0]}"
+        with contextlib.suppress(KafkaException):
+            problem = consumer.list_topics(args.topic, timeout=1).topics[args.topic].error
+            text = problem and f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check name and rights"
+        for msg in consumer.consume(1, 0.02 if text else 0):  # runs error_report; or the topic is being made
             raise KafkaException(msg.error())
+        late = text and time.monotonic() > deadline and not args.running
+        if late or (problem and problem.name().endswith(NOT_RETRIABLE)):
+            sys.exit(text)
 
 
 def error_report(err: KafkaError, running: bool, why: list[str]) -> None:
@@ -217,8 +219,6 @@ def attend(consumer: Consumer, args: argparse.Namespace, why: list[str], stop: A
     """Run with the consumer, and leave the group; return what `run` does, SystemExit says what is wrong."""
     try:
         wait_for_topic(consumer, args, why, stop)
-        for msg in consumer.consume(1, 0):  # runs error_report too, for what was so while the broker was starting
-            raise KafkaException(msg.error())
         args.running = not stop
         return (args.running and run(consumer, args, stop)) or 0  # one's own may return nothing
     except KafkaException as error:
