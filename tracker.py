@@ -99,8 +99,8 @@ def follow(
 ) -> Iterator[list[Message]]:
     """Yield the records at hand, or [], until `stop`, `count` or the end, also that of the partitions in `paused`."""
     left, ends = count or sys.maxsize, set[Any]()  # the partitions at their end; None where this consumer has none
+    compare(consumer, topics)  # before it joins: Kafka answers nothing else on that connection until all members joined
     consumer.subscribe(topics, on_assign=lambda _, new: ends.difference_update([None, *new]) if new else ends.add(None))
-    compare(consumer, topics)
     while left and not stop and not (until_end and ends and ends.issuperset(consumer.assignment() or [None])):
         records = []
         for msg in consumer.consume(min(left, max_poll_records), 0) or consumer.consume(1, 0.1):

@@ -386,6 +386,19 @@ def test_slow_trackers_stopped_while_others_join(slow_tracker, flow, bootstrap, 
     flow.assert_offsets_rise()
 
 
+def test_tracker_joins_one_that_is_busy(flow, slow_tracker, bootstrap, topic, capsys, monkeypatch):
+    """For longer than the tracker waits for an answer at its start, however slow that start is: it gets its turn."""
+    create_topic(bootstrap, topic, partitions=2)
+    assert flow.send(count=20).wait() == 0
+    busy = slow_tracker(takes=15)
+    busy.wait_for("Taking", err=True)
+    compare = tracker.compare
+    monkeypatch.setattr(tracker, "compare", lambda *asked: time.sleep(1) or compare(*asked))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    assert tracker.main(["-b", bootstrap, "-t", topic, "-g", topic, "-c", "1"]) == 0
+    assert "Message received: x 1 from " in capsys.readouterr().out
+
+
 @posix
 def test_tracker_frozen_beyond_its_poll_interval(flow, bootstrap, topic):
     create_topic(bootstrap, topic, partitions=2)
