@@ -96,7 +96,7 @@ def test_the_message_names_the_brokers_that_are_used(script, tmp_path):
 def test_x_wins_over_the_file_whatever_the_names(script, bootstrap, tmp_path, reverse):
     pairs = [(a, b, *values) if not reverse else (b, a, *values) for a, b, *values in ALIASES[script.name]]
     file = tmp_path / "client.properties"
-    file.write_text("".join(f"{name}={value}\n" for name, _, value, _ in pairs))
+    file.write_text("".join(f"{alias}={value}\n{name}={value}\n" for name, alias, value, _ in pairs))
     said = [word for _, alias, _, value in pairs for word in ("-X", f"{alias}={value}")]
     free = ["-X", "enable.idempotence=false"] if script.name == "producer.py" else []
     process = script("-b", bootstrap, *script.once, *free, *said, "-F", file, "-X", "debug=conf")
