@@ -58,7 +58,7 @@ def to_json(order: Order) -> bytes:
     """Return the order as UTF-8 JSON, with escapes for all that could drive a terminal; ValueError for a NaN."""
     text = encode(order)
     if not text.isprintable():
-        text = json.dumps(order, allow_nan=False).replace("\x7f", "\\u007f")
+        text = json.dumps(order, allow_nan=False)
     return text.encode()
 
 

@@ -231,8 +231,8 @@ def test_confirmations_lost(proxied, traffic, topic, repeats, idempotent):
     """The log holds no order twice, unless idempotence is off: then it must, or the fault was none."""
     broker, network = proxied
     flow = traffic(broker.bootstrap)
-    flags = ["-b", network.bootstrap, "-X", f"enable.idempotence={idempotent}".lower()]
-    sending = flow.send("--rate", "300", *flags)
+    off = [] if idempotent else ["-X", "enable.idempotence=false"]
+    sending = flow.send("--rate", "300", "-b", network.bootstrap, *off)
     for _ in range(repeats(5, 50)):
         more(sending)
         network.replies = False
