@@ -28,19 +28,17 @@ CONFIG: dict[str, Any] = {
     "queued.min.messages": 10_000,  # fetched ahead; more would take memory without being faster
     "fetch.queue.backoff.ms": 10,  # until it fetches more once they are there; the default, 1000, lets it run dry
     "socket.timeout.ms": 10_000,  # lets it notice after some 20 s that a broker froze; by default it takes minutes
-    "reconnect.backoff.ms": 20,  # half of it puts off the second connection; the default, 100, the first order
-    "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; error_report says it every 10 s
+    "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; look() says it every 10 s
 }
 CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}  # the broker's in the other one
 NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "PROTOCOL", "_RESET", "NO_OFFSET", "EXCEPTION", "FATAL")
 LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
 PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.location for a trust store; no registry lines"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-Order = dict[str, Any]
 decode_json = json.JSONDecoder().raw_decode
 
 
-def from_json(data: bytes | None) -> Order:
+def from_json(data: bytes | None) -> dict[str, Any]:
     """Return the order in a record's value; ValueError says why it holds none."""
     try:
         text = (data or b"").decode().strip("\ufeff \t\r\n")  # some programs write a byte order mark
@@ -64,7 +62,7 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def line_for(order: Order) -> str:
+def line_for(order: dict[str, Any]) -> str:
     """Return the line that tells of an order."""
     return printable(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
 
@@ -144,11 +142,10 @@ def compare(consumer: Consumer, topics: list[str]) -> None:
                     now = f"{place.topic} [{place.partition}] holds {first} to {end}, its group was at {place.offset}"
                     print(f"{now}. It begins anew, as auto.offset.reset says", file=sys.stderr)
     except KafkaException as error:
-        try:
-            consumer.list_topics(topics[0], 1)
-        except KafkaException:
-            return  # an outage, which librdkafka reports and ends
-        if "COORDINATOR" not in error.args[0].name():  # which may just move
+        answers = None  # without a broker it is an outage, which look() reports
+        with contextlib.suppress(KafkaException):
+            answers = consumer.list_topics(topics[0], 1)
+        if answers and "COORDINATOR" not in error.args[0].name():  # which may just move
             raise
 
 
@@ -163,26 +160,24 @@ def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str],
     """Return once the topic is there, which asking for it may create, or at `stop`; SystemExit says what is wrong."""
     if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", args.topic):
         sys.exit(f"Topic {args.topic!a} can't be used: only letters, digits, '.', '_' and '-' can be in its name")
-    deadline, problem, text = time.monotonic() + LIMIT, None, "?"
-    while text and not stop:
+    deadline, problem = time.monotonic() + LIMIT, None
+    while not stop:
         text = f"No Kafka broker answered at {args.config['bootstrap.servers']} within {LIMIT} s: {why[0]}"
         with contextlib.suppress(KafkaException):
-            problem = consumer.list_topics(args.topic, timeout=1).topics[args.topic].error
-            text = problem and f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check name and rights"
-        for msg in consumer.consume(1, 0.02 if text else 0):  # runs error_report; or the topic is being made
-            raise KafkaException(msg.error())
-        late = text and time.monotonic() > deadline and not args.running
-        if late or (problem and problem.name().endswith(NOT_RETRIABLE)):
+            if not (problem := consumer.list_topics(args.topic, timeout=1).topics[args.topic].error):
+                return
+            text = f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
+        if (time.monotonic() > deadline and not args.running) or (problem and problem.name().endswith(NOT_RETRIABLE)):
             sys.exit(text)
+        for msg in consumer.consume(1, 0.02):  # runs error_report; or the topic is being made
+            raise KafkaException(msg.error())
 
 
-def error_report(err: KafkaError, running: bool, why: list[str]) -> None:
-    """Keep why Kafka doesn't answer, and say so every 10 s; librdkafka itself goes on trying."""
+def error_report(err: KafkaError, why: list[str]) -> None:
+    """Keep why Kafka doesn't answer; librdkafka itself goes on trying."""
     if "brokers are down" not in err.str():
         start = "Start one: docker-compose up -d; it may still be starting"
         why[:] = [f"{err.str()}. {start if 'refused' in err.str() else 'Check -b, -F and -X'}"]
-    elif running:
-        print(f"Kafka became unreachable, trying again: {why[0]}", file=sys.stderr)
 
 
 def read_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -236,13 +231,18 @@ def attend(consumer: Consumer, args: argparse.Namespace, why: list[str], stop: A
 def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..., int] = track) -> int:
     """Run with a consumer as the command line says; return the exit status, SystemExit says what is wrong."""
     args = (parser := parser or command_line()).parse_args(argv)
-    stop: Any = []
+    stop, why, args.running = list[Any](), ["no answer came. See that it is healthy, and check -b, -F and -X"], False
     for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
         signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
-    why, args.running = ["no answer came. See that it is healthy, and check -b, -F and -X"], False
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it may lack some letters
-    report: Any = {"statistics.interval.ms": 5_000, "error_cb": lambda err: error_report(err, args.running, why)}
-    report["stats_cb"] = lambda s: args.running and not (stop or re.search('"(conf|learn)', s)) and stop.append("lost")
+
+    def look(stats: str) -> None:
+        if args.running and not re.search('"(learned|logical)", "state":"UP"', stats):
+            print(f"Kafka became unreachable, trying again: {why[0]}", file=sys.stderr)
+            if not re.search('"(conf|learn)', stats):  # not even one to try
+                stop.append("lost")
+
+    report = {"statistics.interval.ms": 10_000, "stats_cb": look, "error_cb": lambda err: error_report(err, why)}
     try:
         args.config = read_config(args)
         consumer = Consumer(report | args.config)

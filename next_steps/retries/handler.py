@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 import tracker
-from tracker import Order, printable
+from producer import Order
+from tracker import printable
 
 ROOT = Path(__file__).resolve().parents[2]
 

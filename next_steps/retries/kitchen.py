@@ -15,12 +15,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import tracker
 from next_steps.retries import NotRetriableError
+from producer import Order
 
 PORT = 8642
 LIMIT = 10  # seconds for the kitchen to answer
 
 
-def cook(order: tracker.Order) -> None:
+def cook(order: Order) -> None:
     """Have the order cooked and show it; NotRetriableError where it is not on the menu, OSError where nobody cooks."""
     request = urllib.request.Request(f"http://localhost:{PORT}/orders", json.dumps(order).encode())
     try:
