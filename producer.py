@@ -145,7 +145,7 @@ def wait_for_topic(producer: Producer, args: argparse.Namespace, why: list[str],
 def error_report(err: KafkaError, waiting: int, why: list[str]) -> None:
     """Keep why Kafka doesn't answer, and say so every 10 s while orders wait; librdkafka itself goes on trying."""
     if "brokers are down" not in err.str():
-        start = "Start one: docker-compose up -d; it may still be starting"
+        start = "Start one: docker-compose up -d; it may be starting"
         why[:] = [f"{err.str()}. {start if 'refused' in err.str() else 'Check -b, -F and -X'}"]
     elif waiting:
         print(f"Kafka became unreachable, trying again: {why[0]}", file=sys.stderr)

@@ -175,9 +175,8 @@ def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str],
 
 def error_report(err: KafkaError, why: list[str]) -> None:
     """Keep why Kafka doesn't answer; librdkafka itself goes on trying."""
-    if "brokers are down" not in err.str():
-        start = "Start one: docker-compose up -d; it may still be starting"
-        why[:] = [f"{err.str()}. {start if 'refused' in err.str() else 'Check -b, -F and -X'}"]
+    advice = "Start one: docker-compose up -d; it may be starting" if "refused" in err.str() else "Check -b, -F and -X"
+    why[:] = why if "brokers are down" in err.str() else [f"{err.str()}. {advice}"]
 
 
 def read_config(args: argparse.Namespace) -> dict[str, Any]:
@@ -217,8 +216,9 @@ def attend(consumer: Consumer, args: argparse.Namespace, why: list[str], stop: A
         args.running = not stop
         return (args.running and run(consumer, args, stop)) or 0  # one's own may return nothing
     except KafkaException as error:
-        said: Any = [msg.error() for msg in consumer.consume(1, 1) if msg.error()] or error.args  # or else a time-out
-        sys.exit(f"Kafka refused this tracker: {said[0].str().strip('.')}. Check rights, settings and the broker's log")
+        args.running, why[:] = False, []  # a time-out may have a reason, which consume() gets
+        said = [err.str() for msg in consumer.consume(1, 1) if (err := msg.error())] or [error.args[0].str(), *why]
+        sys.exit(f"Kafka refused this tracker: {'. '.join(said)}. Check rights, settings and the broker's log")
     finally:
         if "lost" not in stop:
             args.running, closing = False, threading.Thread(target=close, args=[consumer], daemon=True)
