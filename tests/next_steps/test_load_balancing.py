@@ -190,7 +190,7 @@ def test_docker(start, topic, tmp_path):
         wait_until(lambda: answers(servers), "the brokers", OUTAGE_LIMIT)
         for group, orders in [(topic, 0), (f"{topic}-new", 21)]:
             again = run("tracker.py", "-g", group, "-e")
-            assert (again.wait(OUTAGE_LIMIT), again.out[1:]) == (0, [RECEIVED] * orders), again
+            assert (again.wait(OUTAGE_LIMIT), again.out[1:]) == (0, [RECEIVED] * orders), (again, tracking)
 
 
 @fixed_ports
