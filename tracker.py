@@ -239,8 +239,8 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
     def look(stats: str) -> None:
         if args.running and not re.search('"(learned|logical)", "state":"UP"', stats):
             print(f"Kafka became unreachable, trying again: {why[0]}", file=sys.stderr)
-            if not re.search('"(conf|learn)', stats):  # not even one to try
-                stop.append("lost")
+        if args.running and not re.search('"(conf|learn)', stats):  # there is none to try
+            stop.append("lost")
 
     report = {"statistics.interval.ms": 10_000, "stats_cb": look, "error_cb": lambda err: error_report(err, why)}
     try:

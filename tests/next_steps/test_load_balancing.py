@@ -184,13 +184,15 @@ def test_docker(start, topic, tmp_path):
         project.compose("kill", "kafka2")
         assert run("producer.py", "-c", "20").wait(OUTAGE_LIMIT) == 0
         tracking.wait_for(RECEIVED, times=21, limit=OUTAGE_LIMIT)
+        lag = ["-m", "next_steps.load_balancing.lag", "-b", servers, "-t", topic, "-g", topic, "--max-lag", "0"]
+        wait_until(lambda: start(sys.executable, *lag).wait() == 0, "the commits", OUTAGE_LIMIT, SLOW_POLL)
         assert tracking.stop() == 0
         project.down()
         project.compose("up", *project.options)
         wait_until(lambda: answers(servers), "the brokers", OUTAGE_LIMIT)
         for group, orders in [(topic, 0), (f"{topic}-new", 21)]:
             again = run("tracker.py", "-g", group, "-e")
-            assert (again.wait(OUTAGE_LIMIT), again.out[1:]) == (0, [RECEIVED] * orders), (again, tracking)
+            assert (again.wait(OUTAGE_LIMIT), again.out[1:]) == (0, [RECEIVED] * orders), f"{again}{tracking}"
 
 
 @fixed_ports
