@@ -151,9 +151,8 @@ def compare(consumer: Consumer, topics: list[str]) -> None:
 
 def close(consumer: Consumer) -> None:
     """Commit what is stored, and leave the group; without a broker this takes minutes."""
-    for _ in range(20):  # a coordinator that has just come up refuses it for a while
-        with contextlib.suppress(KafkaException):  # there is nothing to commit any more
-            consumer.commit(asynchronous=False)  # what close() commits is lost while the group shares anew
+    with contextlib.suppress(KafkaException):  # there was nothing to commit
+        consumer.commit(asynchronous=False)  # what close() commits is lost while the group shares anew
     consumer.close()
 
 
@@ -163,12 +162,13 @@ def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str],
         sys.exit(f"Topic {args.topic!a} can't be used: only letters, digits, '.', '_' and '-' can be in its name")
     deadline, problem = time.monotonic() + LIMIT, None
     while not stop:
+        text = f"No Kafka broker answered at {args.config['bootstrap.servers']} within {LIMIT} s: {why[0]}"
         with contextlib.suppress(KafkaException):
             if not (problem := consumer.list_topics(args.topic, timeout=1).topics[args.topic].error):
                 return
+            text = f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
         if (time.monotonic() > deadline and not args.running) or (problem and problem.name().endswith(NOT_RETRIABLE)):
-            it = problem and f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check name and rights"
-            sys.exit(it or f"No Kafka broker answered at {args.config['bootstrap.servers']} within {LIMIT} s: {why[0]}")
+            sys.exit(text)
         for msg in consumer.consume(1, 0.02):  # runs error_report; or the topic is being made
             raise KafkaException(msg.error())
 
