@@ -248,6 +248,12 @@ def start() -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture
+def no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave pytest its own signal handlers where main() runs in its process."""
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+
+
+@pytest.fixture
 def run_producer(start: Callable[..., Process], bootstrap: str, topic: str) -> Callable[..., Process]:
     """A function that starts producer.py with this test's broker and topic; arguments given win over these."""
     return partial(start, sys.executable, "producer.py", "-b", bootstrap, "-t", topic)

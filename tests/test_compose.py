@@ -99,9 +99,7 @@ def running(command: str, file: Path = COMPOSE_FILE) -> Iterator[Project]:
     except RuntimeError as error:
         pytest.skip(str(error))
     project.down("-v")  # what an earlier run may have left when it was killed
-    for port in [int(port.split(":")[1]) for service in read_brokers(file).values() for port in service["ports"]]:
-        if connects("localhost", port):
-            pytest.skip(f"another program uses port {port}: stop it (docker-compose down)")
+    skip_where_taken(*[int(port.split(":")[1]) for broker in read_brokers(file).values() for port in broker["ports"]])
     try:
         project.up()
         yield project
@@ -120,6 +118,13 @@ def project(command: str) -> Iterator[Project]:
 def bootstrap(project: Project) -> str:
     """The address that people use: the fixtures `run_tracker` and `run_producer` send their scripts there."""
     return "localhost:9092"
+
+
+def skip_where_taken(*ports: int) -> None:
+    """Skip the test where something listens on one of the ports."""
+    for port in ports:
+        if connects("localhost", port):
+            pytest.skip(f"another program uses port {port}: stop it (docker-compose down)")
 
 
 def connects(host: str, port: int = 9092) -> bool:

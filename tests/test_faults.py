@@ -188,7 +188,7 @@ def test_broker_taken_for_dead(new_broker, traffic):
     assert tracking.out.count(tracking.out[0]) in (2, 3), tracking  # a starting broker tells of none for a moment too
 
 
-def test_broker_away_as_the_tracker_begins(new_broker, topic, capsys, monkeypatch):
+def test_broker_away_as_the_tracker_begins(new_broker, topic, capsys, no_signals):
     """The tracker goes on when it is back."""
     broker = new_broker(**SOON_BACK)
     put(broker.bootstrap, topic, to_json(new_order("ana", "tea", 1)))
@@ -200,7 +200,6 @@ def test_broker_away_as_the_tracker_begins(new_broker, topic, capsys, monkeypatc
         broker.start()
         return len([record for records in found for record in records]) - 1
 
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     assert tracker.main(["-b", broker.bootstrap, "-t", topic], run=begin) == 0
     assert "Kafka became unreachable, trying again: " in capsys.readouterr().err
 
@@ -388,7 +387,7 @@ def test_slow_trackers_stopped_while_others_join(slow_tracker, flow, bootstrap, 
     flow.assert_offsets_rise()
 
 
-def test_tracker_joins_one_that_is_busy(flow, slow_tracker, bootstrap, topic, capsys, monkeypatch):
+def test_tracker_joins_one_that_is_busy(flow, slow_tracker, bootstrap, topic, capsys, monkeypatch, no_signals):
     """For longer than the tracker waits for an answer at its start, however slow that start is: it gets its turn."""
     create_topic(bootstrap, topic, partitions=2)
     assert flow.send(count=20).wait() == 0
@@ -396,7 +395,6 @@ def test_tracker_joins_one_that_is_busy(flow, slow_tracker, bootstrap, topic, ca
     busy.wait_for("Taking", err=True)
     compare = tracker.compare
     monkeypatch.setattr(tracker, "compare", lambda *asked: time.sleep(1) or compare(*asked))
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     assert tracker.main(["-b", bootstrap, "-t", topic, "-g", topic, "-c", "1"]) == 0
     assert "Message received: x 1 from " in capsys.readouterr().out
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import signal
 import sys
 import threading
 import time
@@ -20,12 +19,6 @@ import tracker
 
 pytestmark = pytest.mark.spread
 RECEIVED = "Message received: burger 5 from john"
-
-
-@pytest.fixture
-def no_signals(monkeypatch):
-    """Leave pytest its own signal handlers where main() runs in its process."""
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
 
 
 def sent(process):

@@ -15,7 +15,7 @@ from producer import Order, new_order, to_json
 CHUNK, CHUNKS = 65_536, 16  # bytes that are read at once, and how many such pieces wait in memory
 LONGEST = 16_000_000  # bytes of a line that are kept; Kafka takes orders of 1 MB unless it is told otherwise
 BLANK = b" \t\r\n\xef\xbb\xbf"  # the last three are the byte order mark that some editors put at the start
-TICK = 0.02  # seconds until it is said that the next line is not there
+TICK = 0.02  # seconds between two looks for the next line or order
 # How a first line begins that is no JSON object, what that is, and the command that makes JSON Lines of it.
 KINDS = (
     (rb"\xff\xfe\0\0|\0\0\xfe\xff|\0\0\0[ -~]|[ -~]\0\0\0", "UTF-32", "iconv -f UTF-32 -t UTF-8"),

@@ -20,11 +20,10 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from next_steps.bulk.json_lines import read_orders
+from next_steps.bulk.json_lines import TICK, read_orders
 from producer import Order, command_line, main, new_order, send, show
 
 SILENCE = 10  # seconds in which Kafka may confirm nothing before that is said
-TICK = 0.02  # seconds between two looks for the next order
 
 
 def paced(

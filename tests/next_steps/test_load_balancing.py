@@ -63,6 +63,7 @@ RECEIVED = "Message received: burger 5 from john"
 # Each wait has a limit of its own, far below. The tests have one cluster in common, but for those that have none.
 pytestmark = pytest.mark.timeout(600)
 fixed_ports = pytest.mark.xdist_group("port 9092")
+wait_slowly = partial(wait_until, limit=OUTAGE_LIMIT, poll=SLOW_POLL)  # each look is a process
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def test_docker(start, topic, tmp_path):
         tracking.wait_for(RECEIVED, times=21, limit=OUTAGE_LIMIT)
         lag = ["-m", "next_steps.load_balancing.lag", "-b", servers, "-t", topic, "-g", topic, "--max-lag", "0"]
         # Of the lines some may be repeats: the group may have done without the tracker while its coordinator moved.
-        wait_until(lambda: start(sys.executable, *lag).wait() == 0, "the commits", OUTAGE_LIMIT, SLOW_POLL)
+        wait_slowly(lambda: start(sys.executable, *lag).wait() == 0, "the commits")
         assert tracking.stop() == 0
         project.down()
         project.compose("up", *project.options)
@@ -201,9 +202,7 @@ def test_launcher(start, topic, tmp_path):
     """The launcher runs the cluster all at once, and each broker by itself."""
     if lacking := missing():
         pytest.skip(f"no broker can be started: install {lacking}")
-    for port in (9092, 9094, 9096):
-        if test_compose.connects("localhost", port):
-            pytest.skip(f"another program uses port {port}: stop it (docker-compose down)")
+    test_compose.skip_where_taken(9092, 9094, 9096)
     (command, lines), *_ = examples("python tests/broker.py", README)
     launch = partial(start, sys.executable, *shlex.split(command)[1:], "--directory", tmp_path)
     pair = [("producer.py", []), ("tracker.py", ["-e", "-g", topic])]
@@ -269,15 +268,15 @@ def test_trackers_come_and_go(run_bulk, run_tracker, owners, bootstrap, topic, t
     sending = run_bulk("-l", file, "--rate", "100")
     names = ("one", "two", "three")
     trackers = [run_tracker("-X", f"client.id={name}") for name in names]
-    wait_until(lambda: sorted(owners()) == sorted(2 * names), "two partitions for each", OUTAGE_LIMIT, SLOW_POLL)
+    wait_slowly(lambda: sorted(owners()) == sorted(2 * names), "two partitions for each")
     for tracking in trackers:
         more(tracking)
     assert trackers[0].stop(signal.SIGTERM) == 0
-    wait_until(lambda: sorted(owners()) == ["three"] * 3 + ["two"] * 3, "three for each", OUTAGE_LIMIT, SLOW_POLL)
+    wait_slowly(lambda: sorted(owners()) == ["three"] * 3 + ["two"] * 3, "three for each")
     for tracking in trackers[1:]:
         more(tracking)
     trackers[1].stop(signal.SIGKILL)
-    wait_until(lambda: owners() == ["three"] * 6, "all partitions for the last", OUTAGE_LIMIT, SLOW_POLL)
+    wait_slowly(lambda: owners() == ["three"] * 6, "all partitions for the last")
     more(trackers[2], 200)
     assert sending.stop(limit=OUTAGE_LIMIT) == 0
     wait_until(lambda: tracked(*trackers) >= confirmed(sending), "all confirmed orders", OUTAGE_LIMIT)
@@ -301,10 +300,10 @@ def test_partitions_are_added(start, run_tracker, owners, bootstrap, topic):
     create_topic(bootstrap, topic)
     soon = ["-X", "topic.metadata.refresh.interval.ms=500"]
     trackers = [run_tracker("-X", f"client.id={name}", *soon) for name in ("one", "two")]
-    wait_until(lambda: any(owners()), "an owner of the only partition", OUTAGE_LIMIT, SLOW_POLL)
+    wait_slowly(lambda: any(owners()), "an owner of the only partition")
     add = partial(start, sys.executable, "-m", "next_steps.load_balancing.partitions", "-b", bootstrap, "-t", topic)
     assert add("6").wait() == 0
-    wait_until(lambda: sorted(owners()) == ["one"] * 3 + ["two"] * 3, "three for each", OUTAGE_LIMIT, SLOW_POLL)
+    wait_slowly(lambda: sorted(owners()) == ["one"] * 3 + ["two"] * 3, "three for each")
     for partition in range(6):
         put(bootstrap, topic, ORDER, partition=partition)
     for tracking in trackers:
@@ -327,7 +326,7 @@ def test_lag(show_lag, run_tracker, owners, bootstrap, topic, protocol):
     create_topic(bootstrap, topic, partitions=3)
     put(bootstrap, topic, ORDER, ORDER, partition=0)
     trackers = [run_tracker("-X", f"group.protocol={protocol}", "-X", f"client.id={name}") for name in ("one", "two")]
-    wait_until(lambda: {"one", "two"} == set(owners()), "a share for each", OUTAGE_LIMIT, SLOW_POLL)
+    wait_slowly(lambda: {"one", "two"} == set(owners()), "a share for each")
     wait_until(lambda: sum(tracking.out.count(RECEIVED) for tracking in trackers) == 2, "both orders")
     for tracking in trackers:
         assert tracking.stop() == 0
@@ -421,7 +420,7 @@ def test_lag_behind_an_open_transaction(transactions, show_lag, run_tracker, boo
 def test_lag_of_a_name_that_could_drive_the_terminal(show_lag, owners, run_tracker):
     tracking = run_tracker("-X", "client.id=\x1b[2J")
     tracking.wait_for("Consumer is running")
-    wait_until(lambda: "\\x1b[2J" in owners(), "an owner", OUTAGE_LIMIT, SLOW_POLL)
+    wait_slowly(lambda: "\\x1b[2J" in owners(), "an owner")
     once = show_lag()
     assert once.wait() == 0
     assert any("\\x1b[2J-" in line for line in once.out)
@@ -474,7 +473,7 @@ def test_watch_counts_its_looks(show_lag, bootstrap, topic):
 def test_watch_when_the_coordinator_is_killed(cluster, show_lag, run_tracker, owners, bootstrap, admin, topic):
     create_topic(bootstrap, topic)
     tracking = run_tracker()
-    wait_until(lambda: any(owners()), "an owner of the only partition", OUTAGE_LIMIT, SLOW_POLL)
+    wait_slowly(lambda: any(owners()), "an owner of the only partition")
     watching = show_lag("--watch")
     watching.wait_for("rdkafka-")
     coordinator = admin.describe_consumer_groups([topic])[topic].result(OUTAGE_LIMIT).coordinator
@@ -641,7 +640,7 @@ def test_the_commands_of_the_readme(cluster, start):
         assert process.wait() == 0
         return table_without_numbers(process.out) == table_without_numbers(lines)
 
-    wait_until(lag_is_as_documented, "three partitions for each, and commits", OUTAGE_LIMIT, SLOW_POLL)
+    wait_slowly(lag_is_as_documented, "three partitions for each, and commits")
     for tracking, _ in trackers:
         assert tracking.stop() == 0
     tracking, lines = run(f"python tracker.py -b {SERVERS}")
