@@ -2,9 +2,9 @@
 
     KAFKA_IMAGE=$(python tests/stand_in.py) docker-compose up -d
 
-The stand-in is Debian with the Java and the jars of broker.py. In what a Compose file can see it is like the official
-image: start command, folders, user, volumes, port, and kafka-topics.sh with the variables that it reads. Making it
-takes root and a minute.
+The stand-in is Debian with the Java, the jars and the class archive of broker.py. In what a Compose file can see it is
+like the official image: start command, folders, user, volumes, port, and kafka-topics.sh with the variables that it
+reads. Making it takes root and a minute.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from broker import COMPOSE_FILE, HOME, fetch, image_version, read_brokers
+from broker import COMPOSE_FILE, HOME, class_archive, fetch, image_version, read_brokers
 from filelock import FileLock
 
 try:
@@ -32,6 +32,7 @@ DOCKERFILE = """
 FROM {base}
 COPY java /opt/java
 COPY libs /opt/kafka/libs
+COPY classes.jsa /opt/kafka/classes.jsa
 COPY bin /opt/kafka/bin
 RUN useradd --uid 1000 appuser \\
  && mkdir -p /etc/kafka/docker /etc/kafka/secrets /mnt/shared/config /opt/kafka/config /var/lib/kafka/data \\
@@ -62,7 +63,7 @@ if [ "$JMX_PORT" ]; then
     KAFKA_JMX_OPTS="$KAFKA_JMX_OPTS -Dcom.sun.management.jmxremote.port=$JMX_PORT"
 fi
 exec /opt/java/bin/java ${KAFKA_HEAP_OPTS:--Xmx256m} $KAFKA_JMX_OPTS -XX:TieredStopAtLevel=1 -Dlog4j2.level=INFO \\
-    -cp '/opt/kafka/libs/*' $KAFKA_OPTS "$@"
+    -XX:SharedArchiveFile=/opt/kafka/classes.jsa -Xlog:cds=off -cp '/opt/kafka/libs/*' $KAFKA_OPTS "$@"
 """
 
 TOPICS = """#!/bin/sh
@@ -146,6 +147,7 @@ def make_stand_in(name: str, base: str, version: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
         shutil.copytree(fetch(version), context / "libs")
+        shutil.copy(class_archive(version), context / "classes.jsa")
         shutil.copytree(JAVA_HOME, context / "java", symlinks=True)
         (context / "bin").mkdir()
         for file, text in SCRIPTS.items():

@@ -75,9 +75,15 @@ class Project:
         return run("docker", "inspect", "-f", template, self.container(service))
 
     def wait_for(self, health: str, service: str = "kafka") -> None:
-        """Return when a broker's healthcheck says so: starting, healthy or unhealthy."""
-        ask = ["docker", "inspect", "-f", "{{.State.Health.Status}}", self.container(service)]
-        wait_until(lambda: run(*ask) == health, f"{service} to be {health}", HEALTH_LIMIT, SLOW_POLL)
+        """Return when a broker is starting, healthy or unhealthy; AssertionError with its checks and log."""
+        container = self.container(service)
+        ask = ["docker", "inspect", "-f", "{{.State.Health.Status}}", container]
+        try:
+            wait_until(lambda: run(*ask) == health, f"{service} to be {health}", HEALTH_LIMIT, SLOW_POLL)
+        except AssertionError as error:
+            state = run("docker", "inspect", "-f", "{{json .State}}", container)
+            log = run("sh", "-c", f"docker logs --tail 30 {container} 2>&1")
+            raise AssertionError(f"{error}\n{state}\n{log}") from None
 
 
 COMMANDS = [name for name in ("docker-compose", "docker compose") if succeeds(*name.split(), "version")]
