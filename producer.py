@@ -78,7 +78,7 @@ def send(
                 break
             except BufferError:  # the queue is full
                 flush(producer, stop)
-                if stop:
+                if stop and unconfirmed:
                     report(KafkaError(KafkaError._PURGE_QUEUE), None, to_json(order))
                     break
             except KafkaException as error:

@@ -106,7 +106,7 @@ def test_broker_killed_again_and_again(new_broker, traffic, repeats):
     broker = new_broker(**SOON_BACK)
     flow = traffic(broker.bootstrap)
     flow.track(*LONG_SESSION)
-    sending = flow.send("--rate", "100")  # a full queue would have the stop name the order that has no room
+    sending = flow.send("--rate", "100")
     for _ in range(repeats(3, 30)):
         more(sending)
         broker.kill()

@@ -353,6 +353,12 @@ def test_a_full_queue_drops_nothing(run_producer, bootstrap, topic):
     assert len(sending.out) == len(records(bootstrap, topic)) == 2000
 
 
+def test_a_signal_while_the_queue_is_full_leaves_no_order_behind(run_producer):
+    sending = run_producer("-c", "1000000", "-X", "queue.buffering.max.messages=10", "-X", "linger.ms=100")
+    sending.wait_for("Message delivered", times=20)
+    assert (sending.stop(), sending.err) == (0, [])
+
+
 def test_a_signal_ends_the_wait_for_a_full_queue(new_broker, run_bulk):
     broker = new_broker()
     small = ["-X", "queue.buffering.max.messages=10"]
