@@ -30,7 +30,6 @@ CONFIG: dict[str, Any] = {
     "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; error_report says it every 10 s
 }
 LIMIT = 10  # seconds to find a broker and the topic, and to confirm what is under way when a signal comes
-PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.location for a trust store; no registry lines"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 # What is printed stays JSON on an output that lacks some letters: there they are written as JSON's own escapes.
 ASCII = {str(getattr(stream, "encoding", "")).lower() for stream in (sys.stdout, sys.stderr)} != {"utf-8"}
@@ -156,12 +155,12 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
     if args.count is not None and args.count < 1:
         raise ValueError("--count must be above 0")
     file = [*open(args.file, encoding="utf-8-sig", errors="surrogateescape")] if args.file is not None else []
-    config = dict(CONFIG)
+    config, args.registry = dict(CONFIG), dict[str, str]()  # what a file has for a schema registry is not for Kafka
     for row, line in enumerate(file + args.properties + args.flags, 1):
         if match := re.fullmatch(r"""\s*([\w.-]+)\s*[=:]\s*(["']?)([^\ud800-\udfff]+?)\2\s*""", line):
             name = "bootstrap.servers" if match[1] == "metadata.broker.list" else match[1]
             config.pop(name, None)  # librdkafka has several names for some, and takes what comes last
-            config[name] = match[3]
+            (args.registry if row <= len(file) and re.match("schema.reg|basic.auth", name) else config)[name] = match[3]
         elif not re.match(r"\s*([#![]|$)", line):  # what it holds instead may be a password
             raise ValueError(f"{args.file}:{row} is no UTF-8 PROP=VALUE" if row <= len(file) else "a flag has no value")
     return config
@@ -182,10 +181,10 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
-def send_orders(producer: Producer, args: argparse.Namespace, stop: Sequence[object]) -> int:
+def send_orders(producer: Producer, args: argparse.Namespace, stop: Sequence[object], serialize: Any = to_json) -> int:
     """Send the order of the flags, as often as they say; return how many Kafka did not confirm."""
     orders = (new_order(args.user, args.item, args.quantity) for _ in range(args.count))
-    return send(producer, args.topic, orders, stop=stop)
+    return send(producer, args.topic, orders, serialize, stop)
 
 
 def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..., int] = send_orders) -> int:
@@ -200,7 +199,7 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         report = {"error_cb": lambda err: error_report(err, running and len(producer), why)}
         producer: Producer = Producer(args.config | report)
     except KafkaException as error:
-        parser.error(f"{error.args[0].str().rstrip('.')}. {PROPERTIES}")
+        parser.error(f"{error.args[0].str().rstrip('.')}. JAAS: see sasl.username, a trust store: ssl.ca.location")
     except (OSError, ValueError, TypeError) as error:
         parser.error(str(error))
     try:

@@ -33,8 +33,8 @@ CONFIG: dict[str, Any] = {
 CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}  # the broker's in the other one
 NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "PROTOCOL", "_RESET", "NO_OFFSET", "EXCEPTION", "FATAL")
 LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
-PROPERTIES = "-F and -X take librdkafka's: sasl.username for JAAS, ssl.ca.location for a trust store; no registry lines"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+NO_JSON = {None: "it is empty (a tombstone)", b"\0": "it is framed for a schema registry: next_steps/schemas reads it"}
 decode_json = json.JSONDecoder().raw_decode
 
 
@@ -44,7 +44,7 @@ def from_json(data: bytes | None) -> dict[str, Any]:
         text = (data or b"").decode().strip("\ufeff \t\r\n")  # some programs write a byte order mark
         order, end = decode_json(text)
     except (ValueError, RecursionError):
-        raise ValueError("it is empty (a tombstone)" if data is None else "the value is no JSON in UTF-8") from None
+        raise ValueError(NO_JSON.get(data and data[:1], "the value is no JSON in UTF-8")) from None
     if not isinstance(order, dict) or end < len(text):
         raise ValueError(f"an order must be a JSON object and no more, got {text[end:] or order!r:.50}")
     for field in ("order_id", "user", "item"):
@@ -184,12 +184,12 @@ def read_config(args: argparse.Namespace) -> dict[str, Any]:
     if args.count is not None and args.count < 1:
         raise ValueError("--count must be above 0")
     file = [*open(args.file, encoding="utf-8-sig", errors="surrogateescape")] if args.file is not None else []
-    config = CONFIG | {"enable.partition.eof": args.exit}
+    config, args.registry = CONFIG | {"enable.partition.eof": args.exit}, dict[str, str]()
     for row, line in enumerate(file + args.properties + args.flags, 1):
         if match := re.fullmatch(r"""\s*([\w.-]+)\s*[=:]\s*(["']?)([^\ud800-\udfff]+?)\2\s*""", line):
             name = "bootstrap.servers" if match[1] == "metadata.broker.list" else match[1]
             config.pop(name, None)  # librdkafka has several names for some, and takes what comes last
-            config[name] = match[3]
+            (args.registry if row <= len(file) and re.match("schema.reg|basic.auth", name) else config)[name] = match[3]
         elif not re.match(r"\s*([#![]|$)", line):  # what it holds instead may be a password
             raise ValueError(f"{args.file}:{row} is no UTF-8 PROP=VALUE" if row <= len(file) else "a flag has no value")
     return config if config.get("group.protocol", "classic") != "classic" else CLASSIC_PROTOCOL | config
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         args.config = read_config(args)
         consumer = Consumer(report | args.config)
     except KafkaException as error:
-        parser.error(f"{error.args[0].str().rstrip('.')}. {PROPERTIES}")
+        parser.error(f"{error.args[0].str().rstrip('.')}. JAAS: see sasl.username, a trust store: ssl.ca.location")
     except (OSError, ValueError, TypeError) as error:
         parser.error(str(error))
     failed = attend(consumer, args, why, stop, run)

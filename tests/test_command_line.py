@@ -195,6 +195,16 @@ def test_a_file_means_what_it_plainly_says(properties, content):
     assert found == {"a.b": "c d"}
 
 
+def test_what_a_file_has_for_a_schema_registry_is_not_for_kafka(properties, script):
+    console = (
+        b"a.b=c\nschema.registry.url=https://x\nbasic.auth.credentials.source=USER_INFO\nbasic.auth.user.info=k:s\n"
+    )
+    assert properties(console) == {"a.b": "c"}
+    wrong = script("-X", "basic.auth.user.info=k:s")
+    assert (wrong.wait(), wrong.out) == (2, [])
+    assert 'No such configuration property: "basic.auth.user.info"' in wrong.err[-1]
+
+
 def test_a_password_may_hold_any_character(properties):
     assert properties(f"sasl.password={PASSWORD}\n".encode()) == {"sasl.password": PASSWORD}
     assert properties(f"sasl.password='{PASSWORD}'\n".encode()) == {"sasl.password": PASSWORD}
@@ -209,10 +219,8 @@ def test_a_password_may_hold_any_character(properties):
         ("sasl.password=s3crété\n".encode("latin-1"), ["client.properties:1", "UTF-8"]),
         (b'sasl.jaas.config=org.X required username="s3cret";\n', ["JAAS", "sasl.username"]),
         (b"ssl.truststore.location=/x.jks\nssl.truststore.password=s3cret\n", ["TrustStores", "ssl.ca.location"]),
-        (b"schema.registry.url=http://s3cret@x\n", ["schema.registry.url", "registry"]),
-        (b"basic.auth.user.info=me:s3cret\n", ["basic.auth.user.info", "registry"]),
     ],
-    ids=["no PROP=VALUE", "JSON", "UTF-16", "Latin-1", "JAAS", "trust store", "registry", "registry's password"],
+    ids=["no PROP=VALUE", "JSON", "UTF-16", "Latin-1", "JAAS", "trust store"],
 )
 def test_a_file_that_is_none_is_named_and_never_shown(script, tmp_path, content, words):
     file = tmp_path / "client.properties"

@@ -15,6 +15,7 @@ POISON = {
     "not UTF-8": b"\xff\xfe\x00",
     "UTF-16": json.dumps(GOOD).encode("utf-16"),
     "not JSON": b"burger 5 from john",
+    "framed for a schema registry": b"\0\0\0\0\1" + json.dumps(GOOD).encode(),
     "half of the JSON": json.dumps(GOOD).encode()[:40],
     "deep nesting": b"[" * 100_000,
     "two orders": 2 * json.dumps(GOOD).encode(),
@@ -59,6 +60,13 @@ def test_the_command_of_a_skipped_line_reads_this_record(run_tracker, bootstrap,
     tracking = run_tracker("-e")
     assert tracking.wait() == 1
     assert tracking.err[0].endswith(f"Look at it: kcat -C -b {bootstrap} -t {topic} -p 0 -o 1 -c 1")
+
+
+def test_a_record_of_a_schema_registry_says_who_reads_it(run_tracker, bootstrap, topic):
+    put(bootstrap, topic, b"\0\0\0\0\7" + json.dumps(GOOD).encode())
+    tracking = run_tracker("-e")
+    assert tracking.wait() == 1
+    assert "it is framed for a schema registry: next_steps/schemas reads it" in tracking.err[0]
 
 
 @pytest.mark.parametrize("value", [b"", None])
