@@ -1,10 +1,10 @@
-"""The image for tests of a Compose file: Kafka's official one, or a stand-in for it where that can't be pulled.
+"""The images for tests of a Compose file: the official ones, or stand-ins for them where these can't be pulled.
 
     KAFKA_IMAGE=$(python tests/stand_in.py) docker-compose up -d
 
-The stand-in is Debian with the Java, the jars and the class archive of broker.py. In what a Compose file can see it is
-like the official image: start command, folders, user, volumes, port, and kafka-topics.sh with the variables that it
-reads. Making it takes root and a minute.
+Kafka's stand-in is Debian with the Java, the jars and the class archive of broker.py. In what a Compose file can see it
+is like the official image: start command, folders, user, volumes, port, and kafka-topics.sh with the variables that it
+reads. The registry's is Debian with Java, curl and what Maven Central has. Making them takes root and a minute.
 """
 
 from __future__ import annotations
@@ -16,9 +16,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from broker import COMPOSE_FILE, HOME, class_archive, fetch, image_version, read_brokers
+from broker import (
+    COMPOSE_FILE,
+    HOME,
+    class_archive,
+    fetch,
+    fetch_registry,
+    image_version,
+    read_brokers,
+    read_registries,
+)
 from filelock import FileLock
 
 try:
@@ -42,6 +53,15 @@ USER appuser
 EXPOSE 9092
 VOLUME ["/etc/kafka/secrets", "/var/lib/kafka/data", "/mnt/shared/config"]
 CMD ["/opt/kafka/bin/start.sh"]
+"""
+
+REGISTRY_DOCKERFILE = """
+FROM {base}
+COPY java /opt/java
+COPY app /deployments
+USER 1001
+EXPOSE 8080
+CMD ["/opt/java/bin/java", "-Xmx512m", "-Dquarkus.http.host=0.0.0.0", "-jar", "/deployments/quarkus-run.jar"]
 """
 
 # Java takes the place of the shell: the signals of `docker stop` and `docker kill` are meant for the broker.
@@ -74,13 +94,23 @@ SCRIPTS = {"start.sh": START, "kafka-run-class.sh": RUN_CLASS, "kafka-topics.sh"
 
 
 def image(file: Path = COMPOSE_FILE) -> str:
-    """Return the name of an image that is there: the one that the file names, otherwise the stand-in for it.
+    """Return the name of a broker's image that is there: the one that the file names, otherwise the stand-in for it.
 
     RuntimeError says what to install where neither can be had.
     """
     description, *_ = read_brokers(file).values()
-    official, version = description["image"], image_version(description)
-    base = f"orders-tests/debian:{debian_release()}"
+    return official_or(description["image"], partial(make_stand_in, image_version(description)))
+
+
+def registry_image(file: Path) -> str:
+    """Return the name of a registry's image that is there, as image() does."""
+    description, *_ = read_registries(file).values()
+    return official_or(description["image"], partial(make_registry, image_version(description)))
+
+
+def official_or(official: str, make: Callable[[str], str]) -> str:
+    """Return the official image's name where it is there or can be pulled, otherwise that of what was made."""
+    base = f"orders-tests/debian-curl:{debian_release()}"
     HOME.mkdir(exist_ok=True)
     with FileLock(HOME / "image-lock"):  # tests side by side: one process makes it, the others wait for it
         if exists(official) or (not exists(base) and pull(official)):
@@ -89,7 +119,7 @@ def image(file: Path = COMPOSE_FILE) -> str:
             raise RuntimeError(f"{official} can't be pulled, and a stand-in for it needs {lacking}")
         if not exists(base):
             make_base(base)
-        return make_stand_in(f"orders-tests/kafka-stand-in:{version}", base, version)
+        return make(base)
 
 
 def exists(name: str) -> bool:
@@ -136,25 +166,37 @@ def make_base(name: str) -> None:
     """Make an image of Debian; it takes most of the time, and serves every version of Kafka."""
     print(f"Making {name} with debootstrap, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as root:
-        run("debootstrap", "--variant=minbase", debian_release(), root, *mirror())
+        run("debootstrap", "--variant=minbase", "--include=curl", debian_release(), root, *mirror())
         archive = ["tar", "-C", root, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "-c", "."]
         with subprocess.Popen(archive, stdout=subprocess.PIPE) as tar:
             run("docker", "import", "-", name, stdin=tar.stdout)
 
 
-def make_stand_in(name: str, base: str, version: str) -> str:
-    """Return the name of the stand-in; where nothing in it has changed, Docker has it made already."""
+def make_stand_in(version: str, base: str) -> str:
+    """Return the name of the stand-in for Kafka's image."""
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
         shutil.copytree(fetch(version), context / "libs")
         shutil.copy(class_archive(version), context / "classes.jsa")
-        shutil.copytree(JAVA_HOME, context / "java", symlinks=True)
         (context / "bin").mkdir()
         for file, text in SCRIPTS.items():
             (context / "bin" / file).write_text(text)
             (context / "bin" / file).chmod(0o755)
-        (context / "Dockerfile").write_text(DOCKERFILE.format(base=base))
-        run("docker", "build", "-t", name, folder)
+        return build(f"orders-tests/kafka-stand-in:{version}", context, DOCKERFILE.format(base=base))
+
+
+def make_registry(version: str, base: str) -> str:
+    """Return the name of the stand-in for the registry's image."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(fetch_registry(version), Path(folder, "app"))
+        return build(f"orders-tests/registry-stand-in:{version}", Path(folder), REGISTRY_DOCKERFILE.format(base=base))
+
+
+def build(name: str, context: Path, dockerfile: str) -> str:
+    """Return the name of the image that was made with Java; where nothing in it has changed, Docker has it already."""
+    shutil.copytree(JAVA_HOME, context / "java", symlinks=True)
+    (context / "Dockerfile").write_text(dockerfile)
+    run("docker", "build", "-t", name, str(context))
     return name
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import stand_in
-from broker import COMPOSE_FILE, ROOT, read_brokers
+from broker import COMPOSE_FILE, ROOT, read_brokers, read_registries, read_services
 from confluent_kafka.admin import AdminClient
 from conftest import SLOW_POLL, create_topic, wait_until
 
@@ -38,19 +38,26 @@ def succeeds(*command: str) -> bool:
 
 
 class Project:
-    """A Compose file under a project name of the tests, run by one of the Compose commands."""
+    """Compose files under a project name of the tests, run by one of the Compose commands.
 
-    def __init__(self, command: str, image: str, file: Path = COMPOSE_FILE) -> None:
-        self.command, self.image, self.file = command.split(), image, file
+    The first file has the brokers, and each further one a schema registry.
+    """
+
+    def __init__(self, command: str, file: Path = COMPOSE_FILE, *overrides: Path) -> None:
+        self.command, self.files = command.split(), [file, *overrides]
+        self.image = stand_in.image(file)
+        self.variables = {"KAFKA_IMAGE": self.image}
+        for override in overrides:
+            self.variables["REGISTRY_IMAGE"] = stand_in.registry_image(override)
         self.options = ["-d", "--wait"] if command == "docker compose" else ["-d"]
-        self.services = list(read_brokers(file))
+        self.services = [*read_brokers(file), *[name for override in overrides for name in read_registries(override)]]
         self.name = f"{PROJECT}-{'-'.join(self.services)}"  # of two files at once, each has its own
 
     def compose(self, *arguments: str, **variables: str) -> str:
         """Return what the Compose command printed; of KAFKA_* variables it sees the given ones only."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
-        environment = inherited | {"KAFKA_IMAGE": self.image} | variables
-        return run(*self.command, "-p", self.name, "-f", str(self.file), *arguments, env=environment)
+        files = [word for file in self.files for word in ("-f", str(file))]
+        return run(*self.command, "-p", self.name, *files, *arguments, env=inherited | self.variables | variables)
 
     def up(self, **variables: str) -> None:
         """Start the brokers, or replace them where a variable has changed, and return when they are healthy."""
@@ -96,16 +103,17 @@ def command(request: pytest.FixtureRequest) -> str:
 
 
 @contextlib.contextmanager
-def running(command: str, file: Path = COMPOSE_FILE) -> Iterator[Project]:
-    """Start the brokers of a Compose file and yield them when they are healthy; skip the test where they can't be."""
+def running(command: str, file: Path = COMPOSE_FILE, *overrides: Path) -> Iterator[Project]:
+    """Start what is in Compose files and yield it when all of it is healthy; skip the test where it can't be."""
     if not succeeds("docker", "info"):
         pytest.skip("no Docker engine answers: install Docker (Debian: docker.io), start it, and be allowed to use it")
     try:
-        project = Project(command, stand_in.image(file), file)
+        project = Project(command, file, *overrides)
     except RuntimeError as error:
         pytest.skip(str(error))
     project.down("-v")  # what an earlier run may have left when it was killed
-    skip_where_taken(*[int(port.split(":")[1]) for broker in read_brokers(file).values() for port in broker["ports"]])
+    services = [service for one in project.files for service in read_services(one).values()]
+    skip_where_taken(*[int(port.split(":")[1]) for service in services for port in service["ports"]])
     try:
         project.up()
         yield project

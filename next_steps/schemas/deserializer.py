@@ -52,7 +52,7 @@ class Deserializer:
             self.missing.add(number)
             return
         try:
-            self._readers[number] = FORMATS[schema.schema_type or "AVRO"](str(schema.schema_str))
+            self._readers[number] = READERS[schema.schema_type or "AVRO"](str(schema.schema_str))
         except Exception as error:  # each library has others
             self._readers[number] = functools.partial(refuse, reason(error))
 
@@ -152,4 +152,4 @@ def json_schema(schema: str) -> Read:
     return lambda value: from_json(value[FRAME:])
 
 
-FORMATS = {"AVRO": avro, "PROTOBUF": protobuf, "JSON": json_schema}
+READERS = {"AVRO": avro, "PROTOBUF": protobuf, "JSON": json_schema}

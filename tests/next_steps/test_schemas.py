@@ -10,15 +10,15 @@ import struct
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 import uuid
 from functools import partial
 
 import pytest
-from broker import ROOT, Registry, free_port, missing
+import requests
+import test_compose
+from broker import COMPOSE_FILE, ROOT, Registry, free_port, missing
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
-from conftest import UUID, committed, create_topic, freeze, posix, put, records, thaw
+from conftest import INTERRUPT, UUID, committed, create_topic, examples, freeze, posix, put, records, same, thaw
 from proxy import Proxy
 
 import producer
@@ -435,6 +435,65 @@ def test_an_incompatible_change_is_refused_before_any_order(client, send, bootst
     assert values(bootstrap, topic) == []
 
 
+# A client that no one here wrote.
+
+
+@pytest.fixture(scope="module")
+def exchange():
+    """The command that runs exchange.mjs; npm fetches what it needs once."""
+    folder = ROOT / "tests" / "next_steps" / "interop"
+    if not (shutil.which("npm") and shutil.which("node")):
+        pytest.skip("no npm: install Node.js (Debian: apt-get install nodejs npm)")
+    if not (folder / "node_modules" / "@confluentinc" / "schemaregistry").exists():
+        quiet = ["--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+        subprocess.run(["npm", "install", *quiet], check=True, cwd=folder, capture_output=True)
+    return ["node", folder / "exchange.mjs"]
+
+
+def test_another_code_base_reads_our_records_and_writes_some_for_us(
+    exchange, send, read, registry, bootstrap, topic, tmp_path
+):
+    for name in FORMATS:
+        assert send(name).wait() == 0
+    ours = dict(zip(FORMATS, values(bootstrap, topic), strict=True))
+    file = tmp_path / "set"
+    protoc = ["-m", "grpc_tools.protoc", "-I", STEP, f"--descriptor_set_out={file}", "order.proto"]
+    subprocess.run([sys.executable, *protoc], check=True)
+    task = {
+        "url": registry.url,
+        "topic": topic,
+        "schemas": {
+            "avro": (STEP / "order.avsc").read_text("utf-8"),
+            "json-schema": (STEP / "order.schema.json").read_text("utf-8"),
+            "protobuf": base64.b64encode(file.read_bytes()).decode(),
+        },
+        "order": ORDER | {"user": "José"},
+        "records": {name: base64.b64encode(value).decode() for name, value in ours.items()},
+    }
+    done = subprocess.run(exchange, input=json.dumps(task), capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    exchanged = json.loads(done.stdout)
+    assert {name: order | {"order_id": "UUID"} for name, order in exchanged["read"].items()} == dict.fromkeys(
+        FORMATS, ORDER | {"order_id": "UUID"}
+    )
+    assert [order["order_id"].encode() for order in exchanged["read"].values()] == [
+        record.key() for record in records(bootstrap, topic)
+    ]
+    put(bootstrap, f"{topic}-js", *[base64.b64decode(value) for value in exchanged["written"].values()])
+    tracking = read("-t", f"{topic}-js", "-e")
+    assert (tracking.wait(), tracking.err) == (0, [])
+    assert tracking.out[1:] == ["Message received: burger 5 from José"] * 3
+
+
+@every_format
+def test_the_registrys_own_interface_shows_the_schema(client, registry, topic, name):
+    agree(client, topic, name)
+    artifact = f"http://127.0.0.1:{registry.port}/apis/registry/v3/groups/default/artifacts/{subject_of(topic, name)}"
+    assert requests.get(artifact, timeout=10).json()["artifactType"] == TYPES[name]
+    content = requests.get(f"{artifact}/versions/1/content", timeout=10).content
+    assert b"quantity" in (base64.b64decode(content) if name == "protobuf" else content)
+
+
 # Credentials.
 
 
@@ -444,17 +503,13 @@ def guarded(registry):
 
     class Guard(http.server.BaseHTTPRequestHandler):
         def serve(self):
-            expected = "Basic " + base64.b64encode(b"me:s3cret").decode()
-            if self.headers["Authorization"] != expected:
+            if self.headers["Authorization"] != "Basic " + base64.b64encode(b"me:s3cret").decode():
                 return self.answer(401, b"<html>no</html>")
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             kind = {"Content-Type": self.headers.get("Content-Type", "application/json")}
             url = f"http://127.0.0.1:{registry.port}{self.path}"
-            try:
-                with urllib.request.urlopen(urllib.request.Request(url, body, kind, method=self.command)) as answer:
-                    return self.answer(answer.status, answer.read())
-            except urllib.error.HTTPError as error:
-                return self.answer(error.code, error.read())
+            answer = requests.request(self.command, url, data=body, headers=kind, timeout=10)
+            return self.answer(answer.status_code, answer.content)
 
         do_GET = do_POST = do_PUT = serve  # noqa: N815
 
@@ -536,3 +591,68 @@ def test_missing_libraries_are_named(start, tmp_path, command):
     failing = start(sys.executable, "-m", f"next_steps.schemas.{command}", env={"PYTHONPATH": str(tmp_path)})
     assert (failing.wait(), failing.out, len(failing.err)) == (1, [], 1)
     assert "pip install -r next_steps/schemas/requirements.txt" in failing.err[0]
+
+
+# The README and its Compose file.
+
+
+def curl(line):
+    """Return what a command with curl prints."""
+    command = shlex.split(line)
+    return requests.get(command[-1], timeout=10).text if not shutil.which("curl") else test_compose.run(*command)
+
+
+@pytest.mark.xdist_group("port 9092")
+def test_the_readme_word_by_word_without_docker(start, tmp_path):
+    if lacking := missing():
+        pytest.skip(f"no broker can be started: install {lacking}")
+    test_compose.skip_where_taken(9092, 8081)
+    _, (install, launch) = (block.splitlines() for block in re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL))
+    assert install == "pip install -r tests/requirements.txt"  # which has brought this here
+    servers = start(sys.executable, *shlex.split(launch)[1:], "--directory", tmp_path)
+    servers.wait_for("is running at 127.0.0.1:9092", 120)
+    assert servers.out[0] == "Apicurio Registry 3.3.3 is running at http://127.0.0.1:8081/apis/ccompat/v7"
+    (installing, _), (tracking, received), *sending, (asking, subjects) = examples("", README)
+    assert test_compose.run(sys.executable, "-m", *shlex.split(installing))
+    tracker = start(sys.executable, *shlex.split(tracking)[1:])
+    tracker.wait_for("Consumer is running")
+    for command, lines in sending:
+        sent = start(sys.executable, *shlex.split(command)[1:])
+        assert (sent.wait(), same(sent.out, lines)) == (0, True), sent
+    tracker.wait_for(RECEIVED, times=len(sending))
+    assert (tracker.out, tracker.err) == (received, [])
+    assert curl(asking).splitlines() == subjects
+    assert servers.stop(INTERRUPT, 60) == 0
+
+
+@pytest.mark.xdist_group("registry in Docker")
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not test_compose.COMMANDS, reason="no Compose command: install Docker (Debian: docker-compose)")
+def test_docker(start, topic, tmp_path):
+    """The registry runs in a Docker engine, keeps its schemas, and is unhealthy where it doesn't answer."""
+    broker, web = free_port(), free_port()
+    files = [tmp_path / "docker-compose.yml", tmp_path / "registry.yml"]
+    for file, original in zip(files, (COMPOSE_FILE, FILE), strict=True):
+        file.write_text(re.sub(r"\b9092\b", str(broker), original.read_text("utf-8")).replace("8081", str(web)))
+    flags = ["-b", f"localhost:{broker}", "-t", topic, "-r", f"http://localhost:{web}/apis/ccompat/v7"]
+
+    def run(command, *arguments):
+        return start(sys.executable, "-m", f"next_steps.schemas.{command}", *flags, *arguments)
+
+    with test_compose.running(test_compose.COMMANDS[0], *files) as project:
+        published = test_compose.run("docker", "port", project.container("registry"))
+        assert published == f"8080/tcp -> 127.0.0.1:{web}"
+        assert run("producer", "--format", "avro").wait() == 0
+        inside = ["docker", "run", "--rm", "--network", f"{project.name}_default", "--entrypoint", "curl"]
+        subjects = [project.variables["REGISTRY_IMAGE"], "-fsS", "http://registry:8080/apis/ccompat/v7/subjects"]
+        assert test_compose.run(*inside, *subjects) == f'["{topic}-value-avro"]'
+        project.down()
+        project.up()
+        tracking = run("tracker", "-g", topic, "-e")
+        assert (tracking.wait(), tracking.out[1:], tracking.err) == (0, [RECEIVED], [])
+        test_compose.run("docker", "kill", "-s", "STOP", project.container("registry"))
+        try:
+            project.wait_for("unhealthy", "registry")
+        finally:
+            test_compose.run("docker", "kill", "-s", "CONT", project.container("registry"))
+        project.wait_for("healthy", "registry")
