@@ -3,11 +3,12 @@
     python -m pip install -r tests/requirements-benchmark.txt     and Debian's kcat
     python tests/benchmark.py                                     some seven minutes on a quiet machine with 2 cores
     python tests/benchmark.py --scale                             many trackers, three brokers, many orders: an hour
+    python tests/benchmark.py --schemas                           Avro, Protobuf and JSON Schema, with a registry
     python tests/benchmark.py --rounds 1 --orders 10000           a quick look
 
-All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS; --scale on three of its own. Each round measures
-everything in turn, so that a machine that slows down does so for all. What is not installed is shown as that. Runs on
-Linux and macOS.
+All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS; --scale on three of its own, --schemas on one of its own
+with a registry. Each round measures everything in turn, so that a machine that slows down does so for all. What is not
+installed is shown as that. Runs on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import IO
 
 import confluent_kafka
 import peers
-from broker import COMPOSE_FILE, ROOT, Broker, Cluster, image_version, java, missing, read_brokers
+from broker import COMPOSE_FILE, ROOT, Broker, Cluster, Registry, image_version, java, missing, read_brokers
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -82,6 +83,16 @@ machine, with the settings of {CLUSTER_FILE.relative_to(ROOT)}: each order is on
 - A killed leader: from its end to the line of an order that was sent right after it, to the only partition. It is given
   up after broker.session.timeout.ms, 9 s; 2 to 4 s later where it was the active controller too.
 - Cost: wall-clock time of a whole process, its lines thrown away, divided by its orders; one partition.
+"""
+SCHEMAS_FILE = ROOT / "next_steps" / "schemas" / "docker-compose.yml"
+FORMATS = ("avro", "protobuf", "json-schema")
+SCHEMAS_NOTES = """
+Medians (lowest to highest). The last column divides the first row of its section, ours, by the row. Rates are those of
+whole processes, from start to end, whose output goes to a file; one order is read from a pipe.
+
+- Bare loops: confluent-kafka with its serializer or deserializer of the format, the same lines, fetch.queue.backoff.ms
+  as ours. They check no order, handle neither signals nor outages, and store an offset before its order is printed.
+- Its ProtobufDeserializer works without the registry here, as ours: with it, it can't read what Apicurio answers.
 """
 
 
@@ -473,19 +484,75 @@ def scale(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
         yield measured
 
 
+@contextlib.contextmanager
+def schemas(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
+    """Start a broker and a registry, and yield a function that measures each format once."""
+    with Broker(folder / "broker") as broker, Registry(folder / "registry", SCHEMAS_FILE) as registry:
+        servers = broker.bootstrap
+
+        def measured() -> Iterator[Row]:
+            for name in ("JSON", *FORMATS):
+                topic, bare = new_topic(servers), new_topic(servers)  # each reads what it has written itself
+                send, read = commands(servers, registry.url, name, orders, topic, bare)
+                for what, pair in (("Producing", send), ("Tracking", read)):
+                    for who, command in pair.items():
+                        yield f"{what} {orders:,} orders as {name}, orders/s", who, rate(command, orders, orders)
+                yield "Bytes of an order", name, len(last_value(servers, topic))
+                for _ in range(REPEATS):
+                    one, _ = commands(servers, registry.url, name, 1, topic, bare)
+                    start = time.perf_counter()
+                    with running(one["ours"], PYTHONUNBUFFERED="1") as child:
+                        child.stdout.readline()
+                        yield "One order, start to delivered, ms", name, (time.perf_counter() - start) * 1000
+
+        rate(ours("producer.py", servers, new_topic(servers), orders), orders, orders)  # the broker compiles its code
+        yield measured
+
+
+def commands(
+    servers: str, url: str, name: str, count: int, topic: str, bare: str
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the commands that send orders in a format, ours and the bare loop, and those that read them."""
+    if name == "JSON":
+        step, flags = ["producer.py", "tracker.py"], []
+        senders = peer(peers.bare_producer, servers, bare, count, "enable.idempotence=true")
+        readers = peer(peers.bare_tracker, servers, bare, bare, count, "fetch.queue.backoff.ms=10")
+    else:
+        step, flags = ["next_steps.schemas.producer", "next_steps.schemas.tracker"], ["-r", url]
+        senders = peer(peers.schema_producer, servers, url, name, bare, count)
+        readers = peer(peers.schema_tracker, servers, url, name, bare, bare, count)
+    send = ours(step[0], servers, topic, count, *flags, *(["--format", name] if flags else []))
+    read = ours(step[1], servers, topic, count, *flags, "-g", topic)
+    return {"ours": send, "bare loop": senders}, {"ours": read, "bare loop": readers}
+
+
+def last_value(servers: str, topic: str) -> bytes:
+    """Return the value of the last record in the only partition of a topic."""
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": RUN})
+    end = consumer.get_watermark_offsets(TopicPartition(topic, 0), LIMIT)[1]
+    consumer.assign([TopicPartition(topic, 0, end - 1)])
+    value = consumer.poll(LIMIT).value()
+    consumer.close()
+    return value
+
+
 def main() -> int:
     """Print the table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", action="store_true", help="many trackers, three brokers, many orders")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--scale", action="store_true", help="many trackers, three brokers, many orders")
+    which.add_argument("--schemas", action="store_true", help="each format of next_steps/schemas")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often everything is measured (5)")
     parser.add_argument("--orders", type=int, metavar="N", help="orders of a bulk (200000; for --scale a million)")
     args = parser.parse_args()
-    if missing() and (args.scale or not os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
-        otherwise = "" if args.scale else ", or set KAFKA_BOOTSTRAP_SERVERS"
+    if missing() and (args.scale or args.schemas or not os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
+        otherwise = "" if args.scale or args.schemas else ", or set KAFKA_BOOTSTRAP_SERVERS"
         parser.exit(1, f"No broker can be started here. Install {missing()}{otherwise}\n")
     start, orders, first_row, notes = (comparison, 200_000, "ours", NOTES)
     if args.scale:
         start, orders, first_row, notes = (scale, 1_000_000, "first", SCALE_NOTES)
+    if args.schemas:
+        start, orders, first_row, notes = (schemas, 200_000, "first", SCHEMAS_NOTES)
     figures: dict[str, dict[str, list[float | None]]] = {}
     with tempfile.TemporaryDirectory() as folder, start(Path(folder), args.orders or orders) as measured:
         for number in range(1, args.rounds + 1):

@@ -29,6 +29,49 @@ def bare_producer(servers: str, topic: str, count: str, *properties: str) -> Non
     producer.flush()
 
 
+def schema_producer(servers: str, url: str, name: str, topic: str, count: str) -> None:
+    """Produce orders with one of confluent-kafka's serializers."""
+    from functools import partial
+    from pathlib import Path
+
+    from confluent_kafka import Producer
+    from confluent_kafka.schema_registry import SchemaRegistryClient
+    from confluent_kafka.serialization import MessageField, SerializationContext
+
+    def report(order, err, msg):
+        print(f"Message delivered {json.dumps(order)}" if err is None else f"Failed: {err}")
+
+    registry, folder, message = SchemaRegistryClient({"url": url}), Path("next_steps", "schemas"), dict
+    conf = {"subject.name.strategy.type": "TOPIC"}
+    if name == "avro":
+        from confluent_kafka.schema_registry.avro import AvroSerializer
+
+        serialize = AvroSerializer(registry, (folder / "order.avsc").read_text(), conf=conf)
+    elif name == "protobuf":
+        from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
+
+        from next_steps.schemas.order_pb2 import Order
+
+        serialize, message = ProtobufSerializer(Order, registry, conf), Order
+    else:
+        from confluent_kafka.schema_registry.json_schema import JSONSerializer
+
+        serialize = JSONSerializer((folder / "order.schema.json").read_text(), registry, conf=conf)
+    producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True})
+    context = SerializationContext(topic, MessageField.VALUE)
+    for _ in range(int(count)):
+        order = {"order_id": str(uuid.uuid4()), "user": "john", "item": "burger", "quantity": 5}
+        value = serialize(message(**order), context)
+        while True:
+            try:
+                producer.produce(topic, value, order["order_id"], on_delivery=partial(report, order))
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
+    producer.flush()
+
+
 def aiokafka_producer(servers: str, topic: str, count: str) -> None:
     """Produce orders with aiokafka."""
     import asyncio
@@ -79,6 +122,45 @@ def bare_tracker(servers: str, topic: str, group: str, count: str, *properties: 
         print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
         if store_each:
             consumer.store_offsets(msg)
+        orders += 1
+    consumer.close()
+
+
+def schema_tracker(servers: str, url: str, name: str, topic: str, group: str, count: str) -> None:
+    """Print orders that confluent-kafka reads with one of its deserializers."""
+    from confluent_kafka import Consumer
+    from confluent_kafka.schema_registry import SchemaRegistryClient
+    from confluent_kafka.serialization import MessageField, SerializationContext
+
+    registry, conf = SchemaRegistryClient({"url": url}), {"subject.name.strategy.type": "TOPIC"}
+    if name == "avro":
+        from confluent_kafka.schema_registry.avro import AvroDeserializer
+
+        deserialize = AvroDeserializer(registry, conf=conf)
+    elif name == "protobuf":
+        from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer
+
+        from next_steps.schemas.order_pb2 import Order
+
+        deserialize = ProtobufDeserializer(Order, conf)
+    else:
+        from confluent_kafka.schema_registry.json_schema import JSONDeserializer
+
+        deserialize = JSONDeserializer(None, schema_registry_client=registry, conf=conf)
+    config = {"bootstrap.servers": servers, "group.id": group, "auto.offset.reset": "earliest"}
+    consumer = Consumer(config | {"fetch.queue.backoff.ms": 10})
+    consumer.subscribe([topic])
+    context = SerializationContext(topic, MessageField.VALUE)
+    orders = 0
+    while orders < int(count):
+        msg = consumer.poll(1)
+        if msg is None or msg.error():
+            continue
+        order = deserialize(msg.value(), context)
+        if name == "protobuf":
+            print(f"Message received: {order.item} {order.quantity} from {order.user}")
+        else:
+            print(f"Message received: {order['item']} {order['quantity']} from {order['user']}")
         orders += 1
     consumer.close()
 

@@ -11,3 +11,13 @@ def test_the_benchmark_prints_a_table_with_a_figure_for_the_pair_in_every_sectio
     ours = [row for row in rows if row[0] in ("| producer.py", "| tracker.py", "| 1,000 orders", "| 10 orders")]
     assert len(ours) >= 10
     assert all(float(row[1].split(" ")[0].replace(",", "")) > 0 for row in ours)
+
+
+def test_it_measures_each_format_beside_bare_loops(start):
+    measuring = start(sys.executable, "tests/benchmark.py", "--schemas", "--rounds", "1", "--orders", "200")
+    assert measuring.wait(150) == 0, measuring
+    rows = [line.split(" | ") for line in measuring.out if line.startswith("| ") and "**" not in line]
+    figures = [(row[0].removeprefix("| "), row[1].split(" ")[0]) for row in rows[1:]]
+    assert [name for name, _ in figures].count("ours") == [name for name, _ in figures].count("bare loop") == 8
+    assert len(figures) == 16 + 8
+    assert all(float(figure.replace(",", "")) > 0 for _, figure in figures)

@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import re
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -20,14 +21,15 @@ from tracker import from_json
 
 Order = dict[str, Any]
 Read = Callable[[bytes], Order]
-FRAME = 5  # bytes: the zero and the id
+PREFIX = struct.Struct(">xI")  # the zero and the id
+FRAME = PREFIX.size
 HEADER = "__value_schema_id"  # where newer serializers can put the id instead
 NOT_FOUND = 40403  # a registry's code for a schema that it doesn't have
 
 
 def schema_id(value: bytes | None) -> int | None:
     """Return the id of the schema that the value is framed with, None where it isn't framed."""
-    return int.from_bytes(value[1:FRAME], "big") if value and value[0] == 0 and len(value) >= FRAME else None
+    return PREFIX.unpack_from(value)[0] if value and value[0] == 0 and len(value) >= FRAME else None
 
 
 class Deserializer:
@@ -40,7 +42,7 @@ class Deserializer:
 
     def knows(self, number: int | None) -> bool:
         """Return whether a value with this id can be read, or never can; None is the id of one that isn't framed."""
-        return number is None or number in self._readers or number in self.missing
+        return number in self._readers or number is None or number in self.missing
 
     def learn(self, number: int) -> None:
         """Ask the registry for a schema; raises what the client does where it can't answer."""
@@ -59,7 +61,7 @@ class Deserializer:
     def order(self, record: Message) -> Order:
         """Return the order in a record whose schema is known; ValueError says why it holds none."""
         value: Any = record.value()
-        if any(header[0] == HEADER for header in record.headers() or ()):
+        if (headers := record.headers()) and HEADER in dict(headers):
             raise ValueError(f"its schema id is in the header {HEADER}, expected 0x00 and the id in front of the value")
         number = schema_id(value)
         if number is None:
@@ -91,7 +93,8 @@ def refuse(why: str, value: bytes) -> Order:
 
 def checked(order: Order) -> Order:
     """Return the order if it keeps the pair's own rules; ValueError names the field that is wrong."""
-    return order | new_order(order.get("user"), order.get("item"), order.get("quantity"), order.get("order_id") or "")  # type: ignore[arg-type]
+    new_order(order.get("user", ""), order.get("item", ""), order.get("quantity", 0), order.get("order_id", ""))
+    return order
 
 
 def avro(schema: str) -> Read:
@@ -101,7 +104,7 @@ def avro(schema: str) -> Read:
     """
     import fastavro
 
-    parsed = fastavro.parse_schema(json.loads(schema))
+    parsed = fastavro.parse_schema(json.loads(schema, object_hook=uuid_as_text))
 
     def read(value: bytes) -> Order:
         data = io.BytesIO(value)
@@ -111,9 +114,14 @@ def avro(schema: str) -> Read:
             raise ValueError("more follows")
         if not isinstance(order, dict):
             raise ValueError(f"got {order!r:.50}")
-        return checked(order | {"order_id": str(order.get("order_id", ""))})  # it may be a uuid.UUID
+        return checked(order)
 
     return read
+
+
+def uuid_as_text(part: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of an Avro schema so that a UUID is read as the text that it is in an order."""
+    return {"type": part["type"]} if part.get("logicalType") == "uuid" else part
 
 
 def protobuf(schema: str) -> Read:
@@ -126,12 +134,18 @@ def protobuf(schema: str) -> Read:
         raise ValueError(f"it is of {name}, not of {Message.DESCRIPTOR.full_name}")
     # Without the registry: Apicurio's answer to what it would ask there is not what it expects.
     deserialize = ProtobufDeserializer(Message, {"use.deprecated.format": False}, None)
+    fields = [field.name for field in Message.DESCRIPTOR.fields if not field.has_presence]
+    optional = [field.name for field in Message.DESCRIPTOR.fields if field.has_presence]
 
     def read(value: bytes) -> Order:
         if value[FRAME]:
             raise ValueError("it is of another message than the first one")
         message: Any = deserialize(value)
-        return checked({field.name: content for field, content in message.ListFields()})
+        order = {name: getattr(message, name) for name in fields}
+        for name in optional:
+            if message.HasField(name):
+                order[name] = getattr(message, name)
+        return checked(order)
 
     return read
 

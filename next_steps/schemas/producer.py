@@ -9,7 +9,6 @@ Exit status: that of producer.py, 1 also where the registry can't be used or ref
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,42 +29,42 @@ from producer import Order, command_line, main, new_order, send_orders, to_json
 HERE = Path(__file__).parent
 BACKWARD = "BACKWARD"  # who has the new schema can read what was written with the old one
 SAMPLE = new_order("john", "burger", 5)
-Serialize = Callable[[Order], Any]
+Serializer = Callable[[Order, SerializationContext], Any]
 
 # A library of schemas is slow to import, so each format brings its own.
 
 
-def avro(registry: SchemaRegistryClient, conf: dict[str, Any], context: SerializationContext) -> Serialize:
+def avro(registry: SchemaRegistryClient, conf: dict[str, Any]) -> Serializer:
     """Return what serializes an order as order.avsc says."""
     from confluent_kafka.schema_registry.avro import AvroSerializer
 
     strict = {"validate.strict.allow.default": True}  # or a field that the schema lacks would be dropped
-    serialize = AvroSerializer(registry, (HERE / "order.avsc").read_text("utf-8"), conf=conf | strict)
-    return lambda order: serialize(order, context)
+    serialize: Serializer = AvroSerializer(registry, (HERE / "order.avsc").read_text("utf-8"), conf=conf | strict)
+    return serialize
 
 
-def protobuf(registry: SchemaRegistryClient, conf: dict[str, Any], context: SerializationContext) -> Serialize:
+def protobuf(registry: SchemaRegistryClient, conf: dict[str, Any]) -> Serializer:
     """Return what serializes an order as order.proto says."""
     from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 
     from next_steps.schemas.order_pb2 import Order as Message
 
     serialize = ProtobufSerializer(Message, registry, conf)
-    return lambda order: serialize(Message(**order), context)
+    return lambda order, context: serialize(Message(**order), context)
 
 
-def json_schema(registry: SchemaRegistryClient, conf: dict[str, Any], context: SerializationContext) -> Serialize:
+def json_schema(registry: SchemaRegistryClient, conf: dict[str, Any]) -> Serializer:
     """Return what serializes an order as order.schema.json says."""
     from confluent_kafka.schema_registry.json_schema import JSONSerializer
 
-    serialize = JSONSerializer((HERE / "order.schema.json").read_text("utf-8"), registry, conf=conf)
-    return lambda order: serialize(order, context)
+    serialize: Serializer = JSONSerializer((HERE / "order.schema.json").read_text("utf-8"), registry, conf=conf)
+    return serialize
 
 
 FORMATS = {"avro": avro, "protobuf": protobuf, "json-schema": json_schema}
 
 
-def agree(registry: SchemaRegistryClient, topic: str, name: str) -> Serialize:
+def agree(registry: SchemaRegistryClient, topic: str, name: str) -> Callable[[Order], bytes]:
     """Return what serializes orders, once the registry has their schema; SchemaRegistryError where it refuses.
 
     Each format has a subject of its own, as a subject has one format.
@@ -76,14 +75,24 @@ def agree(registry: SchemaRegistryClient, topic: str, name: str) -> Serialize:
     conf = {"subject.name.strategy": lambda context, record: subject}
     context = SerializationContext(topic, MessageField.VALUE)
     for register in (False, True):  # one that may only read can send what others have registered
-        serialize = FORMATS[name](registry, conf | {"auto.register.schemas": register}, context)
+        serialize = FORMATS[name](registry, conf | {"auto.register.schemas": register})
         try:
-            serialize(SAMPLE)  # asks the registry, and no order does any more
+            serialize(SAMPLE, context)  # asks the registry, and no order does any more
             break
         except SchemaRegistryError as error:
             if register or error.http_status_code != 404:
                 raise
-    return partial(serialized, serialize, name)
+
+    def serialized(order: Order) -> bytes:
+        """Return the order's bytes; ValueError where it doesn't fit its schema."""
+        try:
+            value: bytes = serialize(order, context)
+            return value
+        except Exception as error:  # each library has others
+            text = to_json(order).decode()
+            raise ValueError(f"Order {text} was not sent, it doesn't fit its {name} schema: {reason(error)}") from None
+
+    return serialized
 
 
 def compatibility(registry: SchemaRegistryClient, subject: str) -> str:
@@ -94,16 +103,6 @@ def compatibility(registry: SchemaRegistryClient, subject: str) -> str:
         if error.http_status_code != 404:
             raise
         return registry.get_compatibility()
-
-
-def serialized(serialize: Serialize, name: str, order: Order) -> bytes:
-    """Return the order's bytes; ValueError where it doesn't fit its schema."""
-    try:
-        value: bytes = serialize(order)
-        return value
-    except Exception as error:  # each library has others
-        text = to_json(order).decode()
-        raise ValueError(f"Order {text} was not sent, it doesn't fit its {name} schema: {reason(error)}") from None
 
 
 def run(producer: Producer, args: argparse.Namespace, stop: Sequence[object]) -> int:

@@ -228,7 +228,7 @@ def test_what_holds_no_order_is_skipped_and_named(read, client, bootstrap, topic
         framed(schema_id(protobuf), b"\x02\x02" + protobuf[FRAME + 1 :]): "of another message than the first one",
         json_schema[:-3]: f"expected an order of schema {schema_id(json_schema)} after it: the value is no JSON",
         framed(schema_id(json_schema), b'{"order_id": "x"}'): "user must be non-empty text, got None",
-        framed(register(client, other), b"\x02x"): "user must be non-empty text, got None",
+        framed(register(client, other), b"\x02x"): "user must be non-empty text, got ''",
         framed(register(client, '"string"'), b"\x02x"): "got 'x'",
         framed(register(client, loose), b"\x48" + ORDER["order_id"].encode() + 3 * b"\x02x"): "quantity must be",
         framed(register(client, proto, "PROTOBUF"), b"\x00\x0a\x01x"): "it is of other.Other, not of orders.Order",
@@ -600,6 +600,13 @@ def curl(line):
     """Return what a command with curl prints."""
     command = shlex.split(line)
     return requests.get(command[-1], timeout=10).text if not shutil.which("curl") else test_compose.run(*command)
+
+
+@every_format
+def test_the_bytes_of_an_order_are_those_of_the_readme(client, topic, name):
+    (size,) = re.findall(rf"^\| `{name}` \| .* \| (\d+) bytes \|", README, re.MULTILINE)
+    assert len(agree(client, topic, name)(ORDER)) == int(size)
+    assert f"Plain JSON takes {len(producer.to_json(ORDER))} bytes" in README
 
 
 @pytest.mark.xdist_group("port 9092")
