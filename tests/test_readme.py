@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 from broker import ROOT, Broker
@@ -23,6 +24,9 @@ def copy(tmp_path):
     """An empty folder with what a user downloads."""
     for name in FILES:
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / "next_steps" / "schemas").mkdir(parents=True)
+    step = Path("next_steps", "schemas", "requirements.txt")  # which those of the tests include
+    (tmp_path / step).write_bytes((ROOT / step).read_bytes())
     (tmp_path / "tests").mkdir()
     for file in (ROOT / "tests").glob("*.*"):
         (tmp_path / "tests" / file.name).write_bytes(file.read_bytes())

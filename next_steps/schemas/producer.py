@@ -9,6 +9,7 @@ Exit status: that of producer.py, 1 also where the registry can't be used or ref
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from confluent_kafka import Producer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from next_steps.schemas.registry import (
-    INSTALL,
     SchemaRegistryClient,
     SchemaRegistryError,
     add_url,
-    advice,
+    ask,
     connect,
     reason,
 )
@@ -108,14 +108,9 @@ def compatibility(registry: SchemaRegistryClient, subject: str) -> str:
 def run(producer: Producer, args: argparse.Namespace, stop: Sequence[object]) -> int:
     """Send the order of the flags as its schema says; return how many Kafka did not confirm."""
     registry = connect(args, stop)
-    try:
-        serialize = agree(registry, args.topic, args.format)
-    except ImportError as error:
-        sys.exit(f"{error}. Install what this step needs: {INSTALL}")
-    except Exception as error:  # the registry and the network have one each
-        subject = f"{args.topic}-value-{args.format}"
-        sys.exit(f"The registry {args.url} did not take the schema of {subject}: {reason(error)}. {advice(error)}")
-    return send_orders(producer, args, stop, serialize)
+    refused = f"The registry {args.url} did not take the schema of {args.topic}-value-{args.format}"
+    serialize = ask(partial(agree, registry, args.topic, args.format), refused, stop)
+    return 0 if stop else send_orders(producer, args, stop, serialize)
 
 
 if __name__ == "__main__":

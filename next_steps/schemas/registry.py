@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,17 +53,24 @@ def connect(args: argparse.Namespace, stop: Sequence[object]) -> SchemaRegistryC
         args.url = args.url or address(given.get("url", URL))
         registry = SchemaRegistryClient(given | {"url": args.url, "timeout": TIMEOUT, "max.retries": 0})
     except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
-        sys.exit(f"The properties of the schema registry in {args.file} can't be used: {error}")
+        sys.exit(f"The schema registry's address or its properties can't be used: {error}")
+    ask(registry.get_schema_types, f"No schema registry served at {args.url}", stop)
+    return registry
+
+
+def ask(question: Callable[[], Any], otherwise: str, stop: Sequence[object]) -> Any:
+    """Return what the registry answers, None at `stop`; SystemExit where it refuses, or has none within LIMIT."""
     deadline = time.monotonic() + LIMIT
     while not stop:
         try:
-            registry.get_schema_types()
-            break
+            return question()
+        except ImportError as missing:
+            sys.exit(f"{missing}. Install what this step needs: {INSTALL}")
         except Exception as error:  # the registry, the network, TLS and a proxy's page have one each
             if 400 <= getattr(error, "http_status_code", 0) < 500 or time.monotonic() > deadline:
-                sys.exit(f"No schema registry served at {args.url}: {reason(error)}. {advice(error)}")
-        time.sleep(0.2)  # it may just start
-    return registry
+                sys.exit(f"{otherwise}: {reason(error)}. {advice(error)}")
+        time.sleep(0.2)  # it may just start, and is slow at first
+    return None
 
 
 def reason(error: Exception) -> str:

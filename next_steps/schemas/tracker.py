@@ -39,26 +39,24 @@ class Patient:
         if self._waiting and time.monotonic() > self._due:
             self._consumer.resume(self._waiting)
             self._waiting = []
-        return [msg for msg in self._consumer.consume(num_messages, timeout) if self._ready(msg)]
+        ready, put_back = [], set[TopicPartition]()
+        for msg in self._consumer.consume(num_messages, timeout):
+            number = None if msg.error() else schema_id(msg.value())
+            if not put_back and self._deserializer.knows(number):
+                ready.append(msg)
+                continue
+            place = TopicPartition(str(msg.topic()), msg.partition() or 0, msg.offset() or 0)
+            if place in put_back:
+                continue
+            if number is None or self._deserializer.knows(number) or self._learned(number, place):
+                ready.append(msg)
+            else:
+                put_back.add(place)
+                self._put_off(place)
+        return ready
 
-    def _ready(self, msg: Message) -> bool:
-        """Return whether the record can be handled; otherwise it is put back, and its partition waits."""
-        number = None if msg.error() else schema_id(msg.value())
-        if not self._waiting and self._deserializer.knows(number):
-            return True
-        place = TopicPartition(str(msg.topic()), msg.partition() or 0, msg.offset() or 0)
-        if place in self._waiting:
-            return False
-        if self._deserializer.knows(number) or (number is not None and self._asked(number, place)):
-            return True
-        with contextlib.suppress(KafkaException):  # another member has the partition now
-            self._consumer.pause([place])
-            self._consumer.seek(place)
-        self._waiting.append(place)
-        return False
-
-    def _asked(self, number: int, place: TopicPartition) -> bool:
-        """Return whether the registry could be asked for the schema; one that did not answer has time until RETRY."""
+    def _learned(self, number: int, place: TopicPartition) -> bool:
+        """Return whether the registry answered what this schema is; one that did not is left alone until RETRY."""
         if self._waiting:
             return False
         try:
@@ -70,6 +68,13 @@ class Patient:
             print(f"{where} waits for its schema {number}, as {why}. Asking again in {RETRY} s", file=sys.stderr)
         self._due = time.monotonic() + RETRY
         return False
+
+    def _put_off(self, place: TopicPartition) -> None:
+        """Let the partition wait, and begin with this record then."""
+        self._waiting.append(place)
+        with contextlib.suppress(KafkaException):  # another member has the partition now
+            self._consumer.pause([place])
+            self._consumer.seek(place)
 
 
 def run(consumer: Consumer, args: argparse.Namespace, stop: Sequence[object]) -> int:

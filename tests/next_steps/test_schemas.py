@@ -18,7 +18,20 @@ import requests
 import test_compose
 from broker import COMPOSE_FILE, ROOT, Registry, free_port, missing
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
-from conftest import INTERRUPT, UUID, committed, create_topic, examples, freeze, posix, put, records, same, thaw
+from conftest import (
+    INTERRUPT,
+    UUID,
+    committed,
+    create_topic,
+    examples,
+    freeze,
+    posix,
+    put,
+    records,
+    same,
+    thaw,
+    wait_until,
+)
 from proxy import Proxy
 
 import producer
@@ -351,6 +364,34 @@ def test_a_tracker_takes_over_what_waits(read, network, client, bootstrap, topic
     assert (first.stop(), first.out[1:]) == (0, [RECEIVED])
     second = read("-e")
     assert (second.wait(), second.out[1:]) == (0, [RECEIVED] * 2)
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_partition_that_waits_changes_hands_and_loses_nothing(read, network, client, bootstrap, topic, protocol):
+    """Each rebalance gives the partitions out anew, and what waits comes once more before the registry is back."""
+    create_topic(bootstrap, topic, partitions=4)
+    value = agree(client, topic, "avro")
+    read = partial(read, "-X", f"group.protocol={protocol}")
+    tracking = read("-r", network.url)
+    tracking.wait_for("Consumer is running")
+    network.cut()
+    for partition in range(4):
+        put(bootstrap, topic, *[value(ORDER | {"user": f"{partition}.{n}"}) for n in range(3)], partition=partition)
+    tracking.wait_for("waits for its schema", err=True)
+    others = [read() for _ in range(2)]
+    for other in others:
+        other.wait_for("Message received")
+    for other in others:
+        assert other.stop() == 0
+    tracking.wait_for("waits for its schema", err=True, times=len(tracking.err) + 1)
+    network.mend()
+
+    def seen():
+        return {line.split()[-1] for process in (tracking, *others) for line in process.out if "received" in line}
+
+    wait_until(lambda: seen() == {f"{partition}.{n}" for partition in range(4) for n in range(3)}, tracking)
+    assert tracking.stop() == 0
+    assert sum(committed(bootstrap, topic, topic, partition) for partition in range(4)) == 12
 
 
 # Evolution.
