@@ -74,8 +74,11 @@ def ask(question: Callable[[], Any], otherwise: str, stop: Sequence[object]) -> 
 
 
 def reason(error: Exception) -> str:
-    """Return what went wrong, in a line."""
-    return printable(" ".join(str(error).split())[:500].rstrip(".") or type(error).__name__)
+    """Return what went wrong, in a line, which a web page would not be."""
+    text = str(error)
+    if isinstance(error, SchemaRegistryError):
+        text = f"HTTP status {error.http_status_code}, {error.error_message}"
+    return printable(" ".join(text.split())[:300].rstrip(".") or type(error).__name__)
 
 
 def advice(error: Exception) -> str:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from functools import partial
 
@@ -37,6 +38,7 @@ from proxy import Proxy
 import producer
 from next_steps.schemas.deserializer import FRAME, Deserializer, schema_id
 from next_steps.schemas.producer import FORMATS, agree
+from next_steps.schemas.tracker import RETRY, Patient
 
 STEP = ROOT / "next_steps" / "schemas"
 FILE = STEP / "docker-compose.yml"
@@ -166,10 +168,11 @@ def test_each_format_keeps_what_an_order_says(client, topic, name):
 
 
 class Record:
-    """What a Deserializer asks a record for."""
+    """What a Deserializer or a Patient asks a record for."""
 
-    def __init__(self, value, headers=None):
-        self.value, self.headers = lambda: value, lambda: headers
+    def __init__(self, value, partition=0, offset=0):
+        self.value, self.headers, self.error = lambda: value, lambda: None, lambda: None
+        self.topic, self.partition, self.offset = lambda: "orders", lambda: partition, lambda: offset
 
 
 def test_the_schema_is_registered_once_and_only_read_later(client, topic, monkeypatch):
@@ -184,6 +187,14 @@ def test_a_level_that_was_chosen_stays(client, topic):
     client.set_compatibility(subject_of(topic, "avro"), "FULL_TRANSITIVE")
     agree(client, topic, "avro")
     assert client.get_compatibility(subject_of(topic, "avro")) == "FULL_TRANSITIVE"
+
+
+def test_the_level_of_the_whole_registry_holds_too(client, topic, monkeypatch):
+    another = SchemaRegistryClient({"url": client.config()["url"]})
+    asked = another.get_compatibility
+    monkeypatch.setattr(another, "get_compatibility", lambda subject=None: asked(subject) if subject else "FULL")
+    monkeypatch.setattr(another, "set_compatibility", None)
+    assert agree(another, topic, "avro")(ORDER)
 
 
 def test_avro_says_that_the_id_is_a_uuid(client, topic):
@@ -306,6 +317,37 @@ def test_a_registry_that_just_starts_is_waited_for(request, network, command):
     done = run(*["avro"] * (command == "send"), "-r", network.url, *["-e"] * (command == "read"))
     threading.Timer(2, network.mend).start()
     assert done.wait() == 0, done
+
+
+def test_a_registry_that_does_not_answer_is_left_alone_for_a_while(monkeypatch, capsys):
+    """Whatever comes meanwhile: a frozen one would cost each record its time-out."""
+    done, now = [], [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Records:
+        def consume(self, num_messages, timeout):
+            return [Record(framed(p + 1, b""), p, offset) for p in (0, 1) for offset in (7, 8)]
+
+        def __getattr__(self, name):
+            return lambda places: done.append((name, str(places)))
+
+    class Unanswered:
+        def get_schema(self, number):
+            done.append(("asked", number))
+            raise OSError("away")
+
+    consumer = Patient(Records(), Deserializer(Unanswered()), "URL")
+    for _ in range(3):
+        assert consumer.consume(10, 0) == []
+    names = [name for name, _ in done]
+    assert names[:5] == ["asked", "pause", "seek", "pause", "seek"]
+    assert names.count("asked") == 1
+    assert "resume" not in names
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    now[0] += RETRY + 1
+    assert consumer.consume(10, 0) == []
+    assert [name for name, _ in done].count("asked") == 2
+    assert [name for name, _ in done].count("resume") == 1
 
 
 @pytest.mark.parametrize("fault", ["cut", "hang"])
@@ -540,12 +582,14 @@ def test_the_registrys_own_interface_shows_the_schema(client, registry, topic, n
 
 @pytest.fixture
 def guarded(registry):
-    """The URL of the registry behind a login: me, s3cret."""
+    """The URL of the registry behind a login: me, s3cret; and what was asked without."""
+    refused = []
 
     class Guard(http.server.BaseHTTPRequestHandler):
         def serve(self):
             if self.headers["Authorization"] != "Basic " + base64.b64encode(b"me:s3cret").decode():
-                return self.answer(401, b"<html>no</html>")
+                refused.append(self.path)
+                return self.answer(401, b"<html>" + b"no " * 10_000)
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             kind = {"Content-Type": self.headers.get("Content-Type", "application/json")}
             url = f"http://127.0.0.1:{registry.port}{self.path}"
@@ -565,25 +609,26 @@ def guarded(registry):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Guard) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/apis/ccompat/v7"
+        yield f"http://127.0.0.1:{server.server_port}/apis/ccompat/v7", refused
         server.shutdown()
 
 
 @pytest.mark.parametrize("prefix", ["", "schema.registry."])
 def test_a_login_comes_from_the_file_of_a_console(send, read, guarded, tmp_path, prefix):
+    url, _ = guarded
     file = tmp_path / "client.properties"
     file.write_text(
         "# Required connection configs for Kafka\nclient.id=me\n"
-        f"schema.registry.url={guarded}\nbasic.auth.credentials.source=USER_INFO\n{prefix}basic.auth.user.info=me:s3cret\n"
+        f"schema.registry.url={url}\nbasic.auth.credentials.source=USER_INFO\n{prefix}basic.auth.user.info=me:s3cret\n"
     )
-    assert send("avro", "-F", file, "-r", guarded).wait() == 0
-    tracking = read("-F", file, "-r", guarded, "-e")
+    assert send("avro", "-F", file, "-r", url).wait() == 0
+    tracking = read("-F", file, "-r", url, "-e")
     assert (tracking.wait(), tracking.out[1:]) == (0, [RECEIVED])
 
 
 def test_the_address_can_come_from_the_file(start, guarded, bootstrap, topic, tmp_path):
     file = tmp_path / "client.properties"
-    file.write_text(f"schema.registry.url={guarded}\nbasic.auth.user.info=me:s3cret\n")
+    file.write_text(f"schema.registry.url={guarded[0]}\nbasic.auth.user.info=me:s3cret\n")
     module = [sys.executable, "-m", "next_steps.schemas.producer", "--format", "avro"]
     sending = start(*module, "-b", bootstrap, "-t", topic, "-F", file)
     assert sending.wait() == 0, sending
@@ -601,11 +646,14 @@ def test_the_address_can_come_from_the_file(start, guarded, bootstrap, topic, tm
     ],
 )
 def test_what_is_wrong_with_a_login_is_said_and_not_shown(send, guarded, tmp_path, lines, words):
+    url, refused = guarded
     file = tmp_path / "client.properties"
     file.write_text("\n".join(lines))
-    sending = send("avro", "-F", file, "-r", guarded)
+    sending = send("avro", "-F", file, "-r", url)
     assert (sending.wait(START_LIMIT), sending.out, len(sending.err)) == (1, [], 1)
     assert all(word in sending.err[0] for word in words), sending
+    assert len(refused) == ("401" in words)  # such an answer is one: nothing is asked a second time
+    assert len(sending.err[0]) < 1000
     assert not re.search("s3cret|wr0ng", str(sending.err))
 
 
