@@ -480,9 +480,10 @@ def test_old_and_new_read_each_other(send, read, run_version_2, client, topic, n
     assert sending.wait() == 0, sending
     assert '"note": "no onions"' in sending.out[0]
     assert send(name, "--user", "old").wait() == 0  # which was not updated yet
-    for tracking in (read("-e"), run_version_2("tracker", "-g", f"{topic}-2", "-e")):
+    old, new = read("-e"), run_version_2("tracker", "-g", f"{topic}-2", "-e")
+    for tracking, users in ((old, ["old", "new", "old"]), (new, ["old -", "new no onions", "old -"])):
         assert (tracking.wait(), tracking.err) == (0, [])
-        assert [line.split()[-1] for line in tracking.out[1:]] == ["old", "new", "old"]
+        assert [line.partition(" from ")[2] for line in tracking.out[1:]] == users
     assert client.get_versions(subject_of(topic, name)) == [1, 2]
 
 
