@@ -319,6 +319,20 @@ def test_a_registry_that_just_starts_is_waited_for(request, network, command):
     assert done.wait() == 0, done
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
+def test_an_answer_that_is_not_the_registrys_no_is_waited_out(status):
+    """A login that ran out, a proxy's page: the schema may be there all the same."""
+
+    class Page:
+        def get_schema(self, number):
+            raise SchemaRegistryError(status, -1, "Unknown Schema Registry Error: b'<html>'")
+
+    reading = Deserializer(Page())
+    with pytest.raises(SchemaRegistryError):
+        reading.learn(1)
+    assert not reading.knows(1)
+
+
 def test_a_registry_that_does_not_answer_is_left_alone_for_a_while(monkeypatch, capsys):
     """Whatever comes meanwhile: a frozen one would cost each record its time-out."""
     done, now = [], [0.0]
@@ -344,7 +358,10 @@ def test_a_registry_that_does_not_answer_is_left_alone_for_a_while(monkeypatch, 
     assert names.count("asked") == 1
     assert "resume" not in names
     assert len(capsys.readouterr().err.splitlines()) == 1
-    now[0] += RETRY + 1
+    now[0] += RETRY - 1
+    assert consumer.consume(10, 0) == []
+    assert [name for name, _ in done].count("asked") == 1
+    now[0] += 2
     assert consumer.consume(10, 0) == []
     assert [name for name, _ in done].count("asked") == 2
     assert [name for name, _ in done].count("resume") == 1
@@ -444,11 +461,12 @@ def version_2(tmp_path_factory):
     """A copy of the project in which an order has a note, as the READMEs say."""
     folder = tmp_path_factory.mktemp("version-2")
     shutil.copytree(STEP, folder / "next_steps" / "schemas")
-    shutil.copy(ROOT / "tracker.py", folder)
-    code = (ROOT / "producer.py").read_text("utf-8")
-    (folder / "producer.py").write_text(
-        code.replace('"quantity": quantity}', '"quantity": quantity, "note": "no onions"}')
-    )
+    changes = {
+        "producer.py": ('"quantity": quantity}', '"quantity": quantity, "note": "no onions"}'),
+        "tracker.py": ("from {order['user']}", "from {order['user']} {order.get('note', '-')}"),
+    }
+    for name, (before, after) in changes.items():
+        (folder / name).write_text((ROOT / name).read_text("utf-8").replace(before, after))
     added = dict(re.findall(r"^\| `(order\.[\w.]+)`, behind `quantity` \| `([^`]+)`", README, re.MULTILINE))
     for name, text in added.items():
         file = folder / "next_steps" / "schemas" / name
