@@ -107,8 +107,8 @@ def compatibility(registry: SchemaRegistryClient, subject: str) -> str:
 
 def run(producer: Producer, args: argparse.Namespace, stop: Sequence[object]) -> int:
     """Send the order of the flags as its schema says; return how many Kafka did not confirm."""
-    registry = connect(args, stop)
-    refused = f"The registry {args.url} did not take the schema of {args.topic}-value-{args.format}"
+    registry = connect(args)
+    refused = f"The schema registry at {args.url} did not take the schema of {args.topic}-value-{args.format}"
     serialize = ask(partial(agree, registry, args.topic, args.format), refused, stop)
     return 0 if stop else send_orders(producer, args, stop, serialize)
 

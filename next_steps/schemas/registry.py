@@ -44,18 +44,16 @@ def address(text: str) -> str:
     return text
 
 
-def connect(args: argparse.Namespace, stop: Sequence[object]) -> SchemaRegistryClient:
-    """Return a client once the registry answers, or at `stop`; SystemExit says what is wrong."""
+def connect(args: argparse.Namespace) -> SchemaRegistryClient:
+    """Return a client of the registry, which is not asked yet; SystemExit says which property is wrong."""
     given: dict[str, Any] = {name.removeprefix("schema.registry."): value for name, value in args.registry.items()}
     try:
         if given.pop(SOURCE, "USER_INFO") != "USER_INFO":
             raise ValueError(f"{SOURCE} can only be USER_INFO")
         args.url = args.url or address(given.get("url", URL))
-        registry = SchemaRegistryClient(given | {"url": args.url, "timeout": TIMEOUT, "max.retries": 0})
+        return SchemaRegistryClient(given | {"url": args.url, "timeout": TIMEOUT, "max.retries": 0})
     except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
         sys.exit(f"The schema registry's address or its properties can't be used: {error}")
-    ask(registry.get_schema_types, f"No schema registry served at {args.url}", stop)
-    return registry
 
 
 def ask(question: Callable[[], Any], otherwise: str, stop: Sequence[object]) -> Any:

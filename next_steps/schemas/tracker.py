@@ -16,7 +16,7 @@ from typing import Any, cast
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from next_steps.schemas.deserializer import Deserializer, schema_id
-from next_steps.schemas.registry import add_url, advice, connect, reason
+from next_steps.schemas.registry import add_url, advice, ask, connect, reason
 from tracker import command_line, main, track
 
 RETRY = 5  # seconds from a question that a registry did not answer to the next
@@ -79,7 +79,9 @@ class Patient:
 
 def run(consumer: Consumer, args: argparse.Namespace, stop: Sequence[object]) -> int:
     """Print a line for each order of the topic; return how many records held none."""
-    deserializer = Deserializer(connect(args, stop))
+    registry = connect(args)
+    ask(registry.get_schema_types, f"The schema registry at {args.url} did not answer", stop)
+    deserializer = Deserializer(registry)
     return track(cast(Consumer, Patient(consumer, deserializer, args.url)), args, stop, deserializer.order)
 
 

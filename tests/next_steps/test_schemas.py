@@ -304,7 +304,7 @@ def test_without_a_registry_the_start_fails_soon(request, network, command, faul
     assert done.wait(START_LIMIT) == 1
     assert [line for line in done.out if "Consumer" not in line] == []
     assert len(done.err) == 1
-    assert done.err[0].startswith(f"No schema registry served at {network.url}: ")
+    assert done.err[0].startswith(f"The schema registry at {network.url} did not ")
     assert ("refused. Start one" if fault == "cut" else "timed out. See that it is healthy") in done.err[0].replace(
         "[Errno 111] Connection ", ""
     )
