@@ -65,7 +65,9 @@ def ask(question: Callable[[], Any], otherwise: str, stop: Sequence[object]) -> 
         except ImportError as missing:
             sys.exit(f"{missing}. Install what this step needs: {INSTALL}")
         except Exception as error:  # the registry, the network, TLS and a proxy's page have one each
-            if 400 <= getattr(error, "http_status_code", 0) < 500 or time.monotonic() > deadline:
+            status = getattr(error, "http_status_code", 0)
+            refused = 400 <= status < 500 and status not in (408, 429)  # these two mean that it is busy
+            if refused or time.monotonic() > deadline:
                 sys.exit(f"{otherwise}: {reason(error)}. {advice(error)}")
         time.sleep(0.2)  # it may just start, and is slow at first
     return None

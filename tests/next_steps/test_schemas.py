@@ -38,6 +38,7 @@ from proxy import Proxy
 import producer
 from next_steps.schemas.deserializer import FRAME, Deserializer, schema_id
 from next_steps.schemas.producer import FORMATS, agree
+from next_steps.schemas.registry import ask
 from next_steps.schemas.tracker import RETRY, Patient
 
 STEP = ROOT / "next_steps" / "schemas"
@@ -317,6 +318,19 @@ def test_a_registry_that_just_starts_is_waited_for(request, network, command):
     done = run(*["avro"] * (command == "send"), "-r", network.url, *["-e"] * (command == "read"))
     threading.Timer(2, network.mend).start()
     assert done.wait() == 0, done
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_busy_registry_is_asked_again(status):
+    answers = iter([SchemaRegistryError(status, -1, "busy"), "served"])
+
+    def question():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert ask(question, "", []) == "served"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
