@@ -22,7 +22,7 @@ except ImportError as missing:
     raise SystemExit(f"{missing}. Install what this step needs: {INSTALL}") from None
 
 URL = os.environ.get("SCHEMA_REGISTRY_URL") or "http://localhost:8081/apis/ccompat/v7"
-TIMEOUT = 2  # seconds for an answer, as the client itself would wait for ever
+TIMEOUT = 2  # seconds for an answer while other partitions have to be read; the client itself would wait for ever
 LIMIT = 6  # seconds in which the first one has to come
 SOURCE = "basic.auth.credentials.source"
 
@@ -44,14 +44,14 @@ def address(text: str) -> str:
     return text
 
 
-def connect(args: argparse.Namespace) -> SchemaRegistryClient:
+def connect(args: argparse.Namespace, timeout: float = TIMEOUT) -> SchemaRegistryClient:
     """Return a client of the registry, which is not asked yet; SystemExit says which property is wrong."""
     given: dict[str, Any] = {name.removeprefix("schema.registry."): value for name, value in args.registry.items()}
     try:
         if given.pop(SOURCE, "USER_INFO") != "USER_INFO":
             raise ValueError(f"{SOURCE} can only be USER_INFO")
         args.url = args.url or address(given.get("url", URL))
-        return SchemaRegistryClient(given | {"url": args.url, "timeout": TIMEOUT, "max.retries": 0})
+        return SchemaRegistryClient(given | {"url": args.url, "timeout": timeout, "max.retries": 0})
     except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
         sys.exit(f"The schema registry's address or its properties can't be used: {error}")
 

@@ -38,7 +38,7 @@ from proxy import Proxy
 import producer
 from next_steps.schemas.deserializer import FRAME, Deserializer, schema_id
 from next_steps.schemas.producer import FORMATS, agree
-from next_steps.schemas.registry import ask
+from next_steps.schemas.registry import TIMEOUT, ask
 from next_steps.schemas.tracker import RETRY, Patient
 
 STEP = ROOT / "next_steps" / "schemas"
@@ -82,6 +82,9 @@ def network(registry):
 
         def hang(self):
             proxies[-1].replies = False
+
+        def slow(self, delay):
+            proxies[-1].delay = delay
 
     yield Network()
     for proxy in proxies:
@@ -318,6 +321,13 @@ def test_a_registry_that_just_starts_is_waited_for(request, network, command):
     done = run(*["avro"] * (command == "send"), "-r", network.url, *["-e"] * (command == "read"))
     threading.Timer(2, network.mend).start()
     assert done.wait() == 0, done
+
+
+def test_a_registry_may_take_its_time_over_a_new_schema(send, network, bootstrap, topic):
+    """Longer than a tracker waits for each answer, as it has other partitions to read."""
+    network.slow(TIMEOUT / 2 + 0.1)  # a question, and its answer
+    sending = send("avro", "-r", network.url)
+    assert sending.wait() == 0, sending
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -763,7 +773,8 @@ def test_docker(start, topic, tmp_path):
     files = [tmp_path / "docker-compose.yml", tmp_path / "registry.yml"]
     for file, original in zip(files, (COMPOSE_FILE, FILE), strict=True):
         file.write_text(re.sub(r"\b9092\b", str(broker), original.read_text("utf-8")).replace("8081", str(web)))
-    flags = ["-b", f"localhost:{broker}", "-t", topic, "-r", f"http://localhost:{web}/apis/ccompat/v7"]
+    url = f"http://localhost:{web}/apis/ccompat/v7"
+    flags = ["-b", f"localhost:{broker}", "-t", topic, "-r", url]
 
     def run(command, *arguments):
         return start(sys.executable, "-m", f"next_steps.schemas.{command}", *flags, *arguments)
@@ -771,6 +782,8 @@ def test_docker(start, topic, tmp_path):
     with test_compose.running(test_compose.COMMANDS[0], *files) as project:
         published = test_compose.run("docker", "port", project.container("registry"))
         assert published == f"8080/tcp -> 127.0.0.1:{web}"
+        # The first write to a new database waits for the disk, which is busy with images: longer than a producer does.
+        requests.put(f"{url}/config/any", json={"compatibility": "NONE"}, timeout=60).raise_for_status()
         assert run("producer", "--format", "avro").wait() == 0
         inside = ["docker", "run", "--rm", "--network", f"{project.name}_default", "--entrypoint", "curl"]
         subjects = [project.variables["REGISTRY_IMAGE"], "-fsS", "http://registry:8080/apis/ccompat/v7/subjects"]
