@@ -201,7 +201,7 @@ def command_line() -> argparse.ArgumentParser:
     add, many = parser.add_argument, dict[str, Any](action="append", default=[])
     add("-b", "--bootstrap-servers", dest="flags", type="bootstrap.servers={}".format, metavar="HOST:PORT", **many)
     add("-t", "--topic", default="orders", help="(%(default)s)")
-    add("-g", "--group", dest="flags", type="group.id={}".format, metavar="GROUP", help="(order-tracker)", **many)
+    add("-g", "--group", dest="flags", type="group.id={}".format, metavar="ID", help=f"({CONFIG['group.id']})", **many)
     add("-X", dest="properties", metavar="PROP=VALUE", help="any librdkafka property", **many)
     add("-F", dest="file", metavar="FILE", help="a file of such properties: the place for passwords")
     add("-c", "--count", type=int, metavar="N", help="stop after N records")
