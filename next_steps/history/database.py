@@ -1,0 +1,169 @@
+"""The database of the history, SQLite or PostgreSQL: where it is, how it is opened, and how its tables are kept."""
+
+import argparse
+import contextlib
+import socket
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
+
+from tracker import printable
+
+HERE = Path(__file__).parent
+VERSIONS = "order_history_version"  # the table that says which migrations were made
+LIMIT = 10  # seconds for a transaction to come to an end
+# PostgreSQL ends what stands still: a store that was frozen in a transaction would keep all others out.
+SESSION = "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=10s"
+NETWORK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
+
+# It doesn't serve now: it is stopped, starting, locked, full, or only takes questions while another one takes over.
+AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)
+ADVICE = "See that it runs, and check --database"
+
+
+def add_database(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the flag --database."""
+    parser.add_argument(
+        "--database",
+        type=address,
+        default="sqlite:///orders.db",
+        metavar="URL",
+        help="where the history is, @FILE: a file with the URL (%(default)s)",
+    )
+
+
+def address(text: str) -> sa.URL:
+    """Return the URL, that of a file for @FILE; ArgumentTypeError where it is none, or shows a password."""
+    try:
+        given = Path(text[1:]).read_text("utf-8-sig").strip() if text.startswith("@") else text
+        url = sa.make_url(given)
+    except (OSError, ValueError, SQLAlchemyError) as error:
+        why = "it isn't written so" if isinstance(error, SQLAlchemyError) else error  # which would show the password
+        raise argparse.ArgumentTypeError(f"{text!a} is no URL such as sqlite:///orders.db: {why}") from None
+    if given is text and url.password:
+        raise argparse.ArgumentTypeError("a URL shows its password: put it into a file, @FILE, or use PGPASSFILE")
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise argparse.ArgumentTypeError(f"{url.drivername!a} is neither sqlite nor postgresql+psycopg")
+    if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
+        raise argparse.ArgumentTypeError("a history in memory would be lost: name a file, sqlite:///orders.db")
+    return url
+
+
+def connect(url: sa.URL, read_only: bool = False, schema: str | None = None) -> sa.Engine:
+    """Return what connects to the database, in PostgreSQL to a schema, and has not yet."""
+    if url.drivername == "sqlite":
+        file = Path(str(url.database)).resolve().as_uri() + ("?mode=ro" if read_only else "")
+        engine = sa.create_engine(url, creator=partial(sqlite3.connect, file, uri=True, timeout=LIMIT / 2))
+    else:
+        session = SESSION + (f" -c search_path={schema}" if schema else "")
+        engine = sa.create_engine(url, connect_args={"options": session} | NETWORK)
+
+    @sa.event.listens_for(engine, "connect")
+    def on_connect(connection: Any, record: object) -> None:
+        if url.drivername == "sqlite":
+            connection.isolation_level = None  # or the driver would begin by itself, and not before each statement
+            if not read_only:
+                connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer don't wait for each other
+            connection.execute("PRAGMA synchronous=NORMAL")  # a power cut may take the last rows, with their offsets
+            connection.execute("PRAGMA cache_size=-65536")  # KiB
+
+    @sa.event.listens_for(engine, "begin")
+    def on_begin(connection: sa.Connection) -> None:
+        """Let one writer in at a time: what it reads is then still so when it writes."""
+        if url.drivername == "sqlite":
+            connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        elif not read_only:
+            connection.exec_driver_sql(
+                "SELECT pg_advisory_xact_lock(hashtext('order-history'), hashtext(current_schema()))"
+            )
+
+    return engine
+
+
+@contextlib.contextmanager
+def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Yield a connection in a transaction, which a database that froze can't hold for longer than LIMIT."""
+    with engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        watch = threading.Timer(LIMIT, hang_up, [raw])
+        watch.daemon = True
+        if engine.dialect.name == "postgresql":  # SQLite is no server
+            watch.start()
+        try:
+            with connection.begin():
+                yield connection
+        finally:
+            watch.cancel()
+
+
+def hang_up(connection: Any) -> None:
+    """End the network connection, so that whoever waits for its answer goes on, with an error."""
+    with contextlib.suppress(Exception):  # it was closed meanwhile
+        line = socket.socket(fileno=connection.pgconn.socket)
+        try:
+            line.shutdown(socket.SHUT_RDWR)
+        finally:
+            line.detach()
+
+
+def reason(error: Exception) -> str:
+    """Return what the database said, in a line that can't drive a terminal."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return printable(" ".join(str(said).split())[:300].rstrip(".") or type(said).__name__)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether the database, or its driver, doesn't take one of the rows."""
+    cause = error.orig if type(error) is StatementError else error  # which is what it found wrong before it asked
+    return isinstance(cause, sa.exc.DataError | sa.exc.IntegrityError | UnicodeError | OverflowError)
+
+
+def versions(connection: sa.Connection) -> tuple[str | None, str, bool]:
+    """Return which version the tables have, None for none, which one this code needs, and whether it knows theirs."""
+    script = ScriptDirectory.from_config(Config(HERE / "alembic.ini"))
+    current = MigrationContext.configure(connection, opts={"version_table": VERSIONS}).get_current_revision()
+    return current, str(script.get_current_head()), current in {known.revision for known in script.walk_revisions()}
+
+
+def upgrade(engine: sa.Engine) -> None:
+    """Make the tables, or bring older ones up to date; SystemExit where newer code has made them."""
+    with transaction(engine) as connection:
+        current, head, known = versions(connection)
+        if current == head:
+            return
+        if current and not known:
+            sys.exit(f"The database has tables of version {current}, which is newer than this code's {head}. Update it")
+        if current:
+            print(f"Upgrading the tables of the database from version {current} to {head}", file=sys.stderr)
+        config = Config(HERE / "alembic.ini")
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")
+
+
+def ready(engine: sa.Engine, stop: Sequence[object]) -> None:
+    """Return once the database answers and has the tables, or at `stop`; SystemExit says what is wrong with it."""
+    deadline = time.monotonic() + LIMIT
+    while not stop:
+        try:
+            upgrade(engine)
+            break
+        except AWAY as error:
+            if time.monotonic() > deadline:
+                sys.exit(f"The database {engine.url} did not serve within {LIMIT} s: {reason(error)}. {ADVICE}")
+        except SQLAlchemyError as error:
+            sys.exit(f"The database {engine.url} can't be used: {reason(error)}. {ADVICE}")
+        time.sleep(0.2)  # it may just start

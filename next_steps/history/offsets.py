@@ -1,0 +1,110 @@
+"""Where the database is in each partition. Kafka's group knows it too, but the database's word holds.
+
+A row of the table `offsets` names the record that the tables come to next. It moves with them, in one transaction, and
+only from where this store left it. Whoever was frozen while another one wrote can't write over that.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from confluent_kafka import Consumer, Message, TopicPartition
+
+from next_steps.history.database import transaction
+from next_steps.history.rows import upsert
+from next_steps.history.tables import offsets
+
+LIMIT = 10  # seconds for an answer of Kafka
+Place = tuple[str, int]  # topic, partition
+
+
+class LostPlaceError(Exception):
+    """The database isn't where this store left it: another one has the partition now, or a backup came back."""
+
+
+class OwnOffsets:
+    """A consumer whose group isn't asked how far it is: what the database says of that holds."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def committed(self, *_: object) -> list[TopicPartition]:
+        """Return nothing."""
+        return []
+
+
+def place(msg: Message) -> Place:
+    """Return the partition of a record."""
+    return str(msg.topic()), msg.partition() or 0
+
+
+def read(connection: sa.Connection) -> dict[Place, int]:
+    """Return which record the database comes to next in each partition."""
+    return {(topic, partition): offset for topic, partition, offset in connection.execute(sa.select(offsets))}
+
+
+def move(connection: sa.Connection, known: dict[Place, int], ends: dict[Place, int]) -> None:
+    """Move the database on to these offsets; LostPlaceError where it isn't at the known ones."""
+    for where, end in sorted(ends.items()):
+        at = sa.and_(
+            offsets.c.topic == where[0], offsets.c.partition == where[1], offsets.c.next_offset == known[where]
+        )
+        if connection.execute(sa.update(offsets).where(at).values(next_offset=end)).rowcount != 1:
+            raise LostPlaceError
+
+
+def take_up(consumer: Consumer, engine: sa.Engine, known: dict[Place, int], skip_missing: bool) -> set[Place]:
+    """Go to where the database is in each partition that isn't known yet, and return these.
+
+    SystemExit where Kafka doesn't have the record that the database comes to next: it was deleted, or the topic is
+    another one of that name. With `skip_missing`, and in a database that is new, the first one that there is follows.
+    """
+    ours = {(str(p.topic), p.partition) for p in consumer.assignment()}
+    for gone in known.keys() - ours:
+        del known[gone]
+    new = ours - known.keys()
+    if not new:
+        return new
+    bounds = {where: consumer.get_watermark_offsets(TopicPartition(*where), LIMIT) for where in new}
+    with transaction(engine) as connection:
+        there = read(connection)
+        for where, (first, end) in bounds.items():
+            if first <= there.get(where, -1) <= end:
+                continue
+            name = f"{where[0]} [{where[1]}]"
+            holds = f"{name} holds {first} to {end} in Kafka, and the database comes to {there.get(where)} next"
+            if where in there and not skip_missing:
+                sys.exit(f"{holds}: there would be a hole. Bring back a newer backup, or accept it with --skip-missing")
+            if where in there or first:
+                print(f"{name} begins at {first}: what was before is no longer in Kafka", file=sys.stderr)
+            there[where] = first
+            upsert(connection, offsets, [{"topic": where[0], "partition": where[1], "next_offset": first}])
+    for where in new:
+        at = TopicPartition(*where, there[where])
+        consumer.resume([at])
+        consumer.seek(at)
+        consumer.store_offsets(offsets=[at])
+        known[where] = there[where]
+    return new
+
+
+def check(consumer: Consumer, known: dict[Place, int], batch: Sequence[Message]) -> None:
+    """Raise LostPlaceError where the records don't go on from the known offsets, as Kafka doesn't have these."""
+    first = {place(msg): msg.offset() for msg in reversed(batch)}
+    for where, offset in first.items():
+        if offset != known[where]:  # some come once more, some were compacted away, or it is a hole
+            low, high = consumer.get_watermark_offsets(TopicPartition(*where), LIMIT)
+            if not low <= known[where] <= high:
+                raise LostPlaceError
+
+
+def check_database(engine: sa.Engine, known: dict[Place, int]) -> None:
+    """Raise LostPlaceError where the database was moved: by a store that has a partition of ours, or to a backup."""
+    with transaction(engine) as connection:
+        there = read(connection)
+    if any(there.get(where) != offset for where, offset in known.items()):
+        raise LostPlaceError

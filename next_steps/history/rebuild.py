@@ -1,0 +1,118 @@
+"""Make the tables anew from all that Kafka has, beside those that are there, and put them in their place at the end."""
+
+import argparse
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import sqlalchemy as sa
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from sqlalchemy.exc import SQLAlchemyError
+
+import tracker
+from next_steps.history import offsets
+from next_steps.history.database import VERSIONS, connect, ready, reason, transaction
+from next_steps.history.tables import metadata
+from next_steps.retries.dlq import named
+
+SCHEMA = "order_history_rebuild"  # where PostgreSQL has the new tables meanwhile; SQLite has a file of its own
+
+
+class WholeLog(offsets.OwnOffsets):
+    """A consumer that reads both topics from their start, beside the group and without a word to it."""
+
+    def subscribe(self, topics: Sequence[str], on_assign: object) -> None:
+        """Take all partitions."""
+        known = {topic: self._consumer.list_topics(topic, offsets.LIMIT).topics[topic].partitions for topic in topics}
+        self._consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for topic in topics for p in known[topic]])
+
+    def store_offsets(self, **_: object) -> None:
+        """Leave the group where it is."""
+
+
+def rebuild(
+    consumer: Consumer, engine: sa.Engine, args: argparse.Namespace, stop: Sequence[object], keep: Callable[..., int]
+) -> int:
+    """Make the tables anew with `keep`, which fills them; return how many records could not be stored."""
+    args.exit = True
+    see_that_all_is_there(consumer, engine, args)
+    tracker.show([f"Reading all of {args.topic} and {args.status_topic}. Until it is read the tables stay as they are"])
+    discard(engine, args.database)
+    if engine.dialect.name == "postgresql":
+        with transaction(engine) as connection:
+            connection.execute(sa.schema.CreateSchema(SCHEMA))
+        fresh = connect(args.database, schema=SCHEMA)
+    else:
+        fresh = connect(args.database.set(database=beside(args.database)))
+    try:
+        ready(fresh, stop)
+        left_out, swapped = 0, False
+        while not stop and not swapped:
+            left_out += keep(cast(Consumer, WholeLog(consumer)), fresh, args, stop, leave_out)
+            swapped = not stop and swap(engine, fresh)  # else more has come meanwhile
+    except SQLAlchemyError as error:
+        sys.exit(f"The tables could not be made anew: {reason(error)}. They are as they were")
+    finally:
+        fresh.dispose()
+        discard(engine, args.database)
+    if stop:
+        sys.exit("The tables were not made anew, as this was stopped: they are as they were")
+    tracker.show(["The tables were made anew"])
+    return left_out
+
+
+def see_that_all_is_there(consumer: Consumer, engine: sa.Engine, args: argparse.Namespace) -> None:
+    """SystemExit where the tables have what Kafka doesn't, and would lose it."""
+    with transaction(engine) as connection:
+        there = offsets.read(connection)
+    for topic, partition in there:
+        if topic not in (args.topic, args.status_topic):
+            sys.exit(
+                f"The tables have the records of {topic} too, and would lose them: name it with -t, --status-topic"
+            )
+        first, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), offsets.LIMIT)
+        if first and not args.skip_missing:
+            begins = f"{topic} [{partition}] begins at {first}: what was before is no longer in Kafka"
+            sys.exit(f"{begins}, and the tables would lose it. Keep them, or accept that with --skip-missing")
+
+
+def leave_out(msg: Message, error: Exception) -> None:
+    """Say that a record isn't in the new tables; when it came, it became a dead letter."""
+    print(f"{named(msg)} can't be stored: {reason(error)}. It is left out", file=sys.stderr)
+
+
+def swap(engine: sa.Engine, fresh: sa.Engine) -> bool:
+    """Put the new tables into the place of the old ones; return False where these have come further meanwhile."""
+    with fresh.connect() as connection:
+        now = offsets.read(connection)
+    with transaction(engine) as connection:
+        before = offsets.read(connection)
+        if any(now.get(where, 0) < offset for where, offset in before.items()):
+            return False
+        if engine.dialect.name == "postgresql":
+            own = connection.scalar(sa.select(sa.func.current_schema()))
+            for table in (*metadata.tables, VERSIONS):
+                connection.exec_driver_sql(f'DROP TABLE "{table}"')
+                connection.exec_driver_sql(f'ALTER TABLE {SCHEMA}."{table}" SET SCHEMA "{own}"')
+            return True
+    # A store that writes between that look and this copy finds its rows gone, and writes them again within a second.
+    source, target = fresh.raw_connection(), engine.raw_connection()
+    cast(sqlite3.Connection, source.driver_connection).backup(cast(sqlite3.Connection, target.driver_connection))
+    return True
+
+
+def beside(database: sa.URL) -> str:
+    """Return the name of SQLite's file for the new tables."""
+    return f"{database.database}-rebuild"
+
+
+def discard(engine: sa.Engine, database: sa.URL) -> None:
+    """Delete new tables that were not finished."""
+    if engine.dialect.name == "postgresql":
+        with transaction(engine) as connection:
+            connection.execute(sa.schema.DropSchema(SCHEMA, cascade=True, if_exists=True))
+    else:
+        for end in ("", "-wal", "-shm"):
+            Path(beside(database) + end).unlink(missing_ok=True)
