@@ -118,7 +118,7 @@ class Process:
             stdout=options.pop("stdout", subprocess.PIPE),
             stderr=options.pop("stderr", subprocess.PIPE),
             encoding="utf-8",
-            cwd=ROOT,
+            cwd=options.pop("cwd", ROOT),
             creationflags=NEW_GROUP,
             # Without PYTHONUNBUFFERED, which would hide a line that isn't flushed.
             env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": ""} | options.pop("env", {}),

@@ -24,9 +24,10 @@ def copy(tmp_path):
     """An empty folder with what a user downloads."""
     for name in FILES:
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    (tmp_path / "next_steps" / "schemas").mkdir(parents=True)
-    step = Path("next_steps", "schemas", "requirements.txt")  # which those of the tests include
-    (tmp_path / step).write_bytes((ROOT / step).read_bytes())
+    for name in ("schemas", "history"):
+        step = Path("next_steps", name, "requirements.txt")  # which those of the tests include
+        (tmp_path / step).parent.mkdir(parents=True)
+        (tmp_path / step).write_bytes((ROOT / step).read_bytes())
     (tmp_path / "tests").mkdir()
     for file in (ROOT / "tests").glob("*.*"):
         (tmp_path / "tests" / file.name).write_bytes(file.read_bytes())
