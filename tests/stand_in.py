@@ -4,7 +4,8 @@
 
 Kafka's stand-in is Debian with the Java, the jars and the class archive of broker.py. In what a Compose file can see it
 is like the official image: start command, folders, user, volumes, port, and kafka-topics.sh with the variables that it
-reads. The registry's is Debian with Java, curl and what Maven Central has. Making them takes root and a minute.
+reads. The registry's is Debian with Java, curl and what Maven Central has, PostgreSQL's is Debian with its own package.
+Making them takes root and a minute each.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from broker import (
     image_version,
     read_brokers,
     read_registries,
+    read_services,
 )
 from filelock import FileLock
 
@@ -62,6 +64,42 @@ COPY app /deployments
 USER 1001
 EXPOSE 8080
 CMD ["/opt/java/bin/java", "-Xmx512m", "-Dquarkus.http.host=0.0.0.0", "-jar", "/deployments/quarkus-run.jar"]
+"""
+
+# Debian's PostgreSQL, whatever its version, where the image of this version has its own.
+POSTGRES_DOCKERFILE = """
+FROM {base}
+COPY entrypoint.sh /usr/local/bin/
+RUN mkdir -p /var/run/postgresql /var/lib/postgresql && chown -R postgres /var/run/postgresql /var/lib/postgresql \\
+ && ln -s /usr/lib/postgresql/*/bin/* /usr/local/bin/
+EXPOSE 5432
+VOLUME ["/var/lib/postgresql"]
+STOPSIGNAL SIGINT
+ENTRYPOINT ["/usr/local/bin/entrypoint.sh"]
+"""
+
+# As root it gives the volume to the server's user, and as that user it makes the database first, out of reach.
+POSTGRES_START = """#!/bin/sh -e
+data=/var/lib/postgresql/{major}/docker
+if [ "$(id -u)" = 0 ]; then
+    mkdir -p $data
+    chown -R postgres /var/lib/postgresql
+    exec setpriv --reuid=postgres --regid=postgres --init-groups "$0"
+fi
+if [ ! -s $data/PG_VERSION ]; then
+    if [ -z "$POSTGRES_PASSWORD" ]; then
+        echo "Database is uninitialized and superuser password is not specified" >&2
+        exit 1
+    fi
+    echo "$POSTGRES_PASSWORD" >/tmp/password
+    initdb -D $data -E UTF8 -U "$POSTGRES_USER" --pwfile=/tmp/password --auth-local=trust --auth-host=scram-sha-256
+    rm /tmp/password
+    echo "host all all all scram-sha-256" >>$data/pg_hba.conf
+    pg_ctl -D $data -o "-c listen_addresses=''" -w start
+    createdb -U "$POSTGRES_USER" "$POSTGRES_DB"
+    pg_ctl -D $data -m fast -w stop
+fi
+exec postgres -D $data -c listen_addresses='*'
 """
 
 # Java takes the place of the shell: the signals of `docker stop` and `docker kill` are meant for the broker.
@@ -108,9 +146,15 @@ def registry_image(file: Path) -> str:
     return official_or(description["image"], partial(make_registry, image_version(description)))
 
 
-def official_or(official: str, make: Callable[[str], str]) -> str:
+def postgres_image(file: Path) -> str:
+    """Return the name of a PostgreSQL image that is there, as image() does."""
+    description = read_services(file)["postgres"]
+    return official_or(description["image"], partial(make_postgres, description["image"].split(":")[1]), "postgresql")
+
+
+def official_or(official: str, make: Callable[[str], str], package: str = "curl") -> str:
     """Return the official image's name where it is there or can be pulled, otherwise that of what was made."""
-    base = f"orders-tests/debian-curl:{debian_release()}"
+    base = f"orders-tests/debian-{package}:{debian_release()}"
     HOME.mkdir(exist_ok=True)
     with FileLock(HOME / "image-lock"):  # tests side by side: one process makes it, the others wait for it
         if exists(official) or (not exists(base) and pull(official)):
@@ -118,7 +162,7 @@ def official_or(official: str, make: Callable[[str], str]) -> str:
         if lacking := missing_here():
             raise RuntimeError(f"{official} can't be pulled, and a stand-in for it needs {lacking}")
         if not exists(base):
-            make_base(base)
+            make_base(base, package)
         return make(base)
 
 
@@ -162,11 +206,11 @@ def mirror() -> list[str]:
     return found.stdout.decode().split()[:1]
 
 
-def make_base(name: str) -> None:
-    """Make an image of Debian; it takes most of the time, and serves every version of Kafka."""
+def make_base(name: str, package: str) -> None:
+    """Make an image of Debian with the package; it takes most of the time, and serves every version of Kafka."""
     print(f"Making {name} with debootstrap, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as root:
-        run("debootstrap", "--variant=minbase", "--include=curl", debian_release(), root, *mirror())
+        run("debootstrap", "--variant=minbase", f"--include={package}", debian_release(), root, *mirror())
         archive = ["tar", "-C", root, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "-c", "."]
         with subprocess.Popen(archive, stdout=subprocess.PIPE) as tar:
             run("docker", "import", "-", name, stdin=tar.stdout)
@@ -192,9 +236,20 @@ def make_registry(version: str, base: str) -> str:
         return build(f"orders-tests/registry-stand-in:{version}", Path(folder), REGISTRY_DOCKERFILE.format(base=base))
 
 
-def build(name: str, context: Path, dockerfile: str) -> str:
-    """Return the name of the image that was made with Java; where nothing in it has changed, Docker has it already."""
-    shutil.copytree(JAVA_HOME, context / "java", symlinks=True)
+def make_postgres(version: str, base: str) -> str:
+    """Return the name of the stand-in for PostgreSQL's image."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "entrypoint.sh")
+        script.write_text(POSTGRES_START.format(major=version.split(".")[0]))
+        script.chmod(0o755)
+        name = f"orders-tests/postgres-stand-in:{version}"
+        return build(name, Path(folder), POSTGRES_DOCKERFILE.format(base=base), java=False)
+
+
+def build(name: str, context: Path, dockerfile: str, java: bool = True) -> str:
+    """Return the name of the image that was made; where nothing in it has changed, Docker has it already."""
+    if java:
+        shutil.copytree(JAVA_HOME, context / "java", symlinks=True)
     (context / "Dockerfile").write_text(dockerfile)
     run("docker", "build", "-t", name, str(context))
     return name

@@ -40,7 +40,7 @@ def succeeds(*command: str) -> bool:
 class Project:
     """Compose files under a project name of the tests, run by one of the Compose commands.
 
-    The first file has the brokers, and each further one a schema registry.
+    The first file has the brokers, and each further one a schema registry or a database.
     """
 
     def __init__(self, command: str, file: Path = COMPOSE_FILE, *overrides: Path) -> None:
@@ -48,9 +48,12 @@ class Project:
         self.image = stand_in.image(file)
         self.variables = {"KAFKA_IMAGE": self.image}
         for override in overrides:
-            self.variables["REGISTRY_IMAGE"] = stand_in.registry_image(override)
+            if read_registries(override):
+                self.variables["REGISTRY_IMAGE"] = stand_in.registry_image(override)
+            else:
+                self.variables |= {"POSTGRES_IMAGE": stand_in.postgres_image(override), "POSTGRES_PASSWORD": "s3cret"}
         self.options = ["-d", "--wait"] if command == "docker compose" else ["-d"]
-        self.services = [*read_brokers(file), *[name for override in overrides for name in read_registries(override)]]
+        self.services = [*read_brokers(file), *[name for override in overrides for name in read_services(override)]]
         self.name = f"{PROJECT}-{'-'.join(self.services)}"  # of two files at once, each has its own
 
     def compose(self, *arguments: str, **variables: str) -> str:

@@ -26,7 +26,13 @@ VERSIONS = "order_history_version"  # the table that says which migrations were 
 LIMIT = 10  # seconds for a transaction to come to an end
 # PostgreSQL ends what stands still: a store that was frozen in a transaction would keep all others out.
 SESSION = "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=10s"
-NETWORK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "tcp_user_timeout": 10_000}
+NETWORK = {
+    "client_encoding": "utf8",
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "tcp_user_timeout": 10_000,
+}
 
 # It doesn't serve now: it is stopped, starting, locked, full, or only takes questions while another one takes over.
 AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError)

@@ -24,9 +24,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import test_compose
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from broker import ROOT, free_port
+from broker import COMPOSE_FILE, ROOT, free_port
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from conftest import INTERRUPT, UUID, committed, create_topic, examples, freeze, put, records, thaw, wait_until
@@ -1021,6 +1022,47 @@ def test_psql_reads_the_tables_by_the_query_of_the_readme(server, start, bootstr
     url = database.replace("postgresql+psycopg", "postgresql")
     asked = subprocess.run(["psql", "-At", url, "-c", query], capture_output=True, text=True, check=True)
     assert asked.stdout == "pizza|1|2\n"
+
+
+@pytest.mark.xdist_group("history in Docker")
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not test_compose.COMMANDS, reason="no Compose command: install Docker (Debian: docker-compose)")
+def test_docker(start, topic, tmp_path):
+    """PostgreSQL runs in a Docker engine, keeps the history, and is unhealthy where it doesn't answer."""
+    broker, port = free_port(), free_port()
+    files = [tmp_path / "docker-compose.yml", tmp_path / "postgres.yml"]
+    for file, original in zip(files, (COMPOSE_FILE, STEP / "docker-compose.yml"), strict=True):
+        text = re.sub(r"\b9092\b", str(broker), original.read_text("utf-8"))
+        file.write_text(text.replace("127.0.0.1:5432:", f"127.0.0.1:{port}:"))
+    servers = f"localhost:{broker}"
+    url = tmp_path / "orders.url"
+
+    def shown():
+        showing = start(sys.executable, "-m", "next_steps.history.show", "--database", f"@{url}", "--totals", "--csv")
+        assert showing.wait() == 0, showing
+        return showing.out[1:]
+
+    with test_compose.running(test_compose.COMMANDS[0], *files) as project:
+        url.write_text(f"postgresql://orders:{project.variables['POSTGRES_PASSWORD']}@localhost:{port}/orders")
+        published = test_compose.run("docker", "port", project.container("postgres"))
+        assert published == f"5432/tcp -> 127.0.0.1:{port}"
+        assert start(sys.executable, "producer.py", "-b", servers, "-t", topic).wait() == 0
+        assert start(*store_command(servers, topic, f"@{url}"), "-e").wait() == 0
+        assert shown() == ["burger,placed,1,5"]
+        inside = ["docker", "run", "--rm", "--network", f"{project.name}_default", "--entrypoint", "pg_isready"]
+        image = project.variables["POSTGRES_IMAGE"]
+        assert test_compose.run(*inside, image, "-h", "postgres") == "postgres:5432 - accepting connections"
+        project.down()
+        project.up()
+        assert shown() == ["burger,placed,1,5"]
+        test_compose.run("docker", "kill", "-s", "STOP", project.container("postgres"))
+        try:
+            project.wait_for("unhealthy", "postgres")
+        finally:
+            test_compose.run("docker", "kill", "-s", "CONT", project.container("postgres"))
+        project.wait_for("healthy", "postgres")
+        with pytest.raises(AssertionError, match="POSTGRES_PASSWORD"):
+            project.compose("up", "-d", POSTGRES_PASSWORD="")
 
 
 def test_the_readme_names_every_flag_and_is_short():
