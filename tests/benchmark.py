@@ -4,11 +4,12 @@
     python tests/benchmark.py                                     some seven minutes on a quiet machine with 2 cores
     python tests/benchmark.py --scale                             many trackers, three brokers, many orders: an hour
     python tests/benchmark.py --schemas                           Avro, Protobuf and JSON Schema, with a registry
+    python tests/benchmark.py --history                           orders in a database, SQLite and PostgreSQL
     python tests/benchmark.py --rounds 1 --orders 10000           a quick look
 
-All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS; --scale on three of its own, --schemas on one of its own
-with a registry. Each round measures everything in turn, so that a machine that slows down does so for all. What is not
-installed is shown as that. Runs on Linux and macOS.
+All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS; --scale on three of its own, --schemas and --history on
+one of its own with a registry or a PostgreSQL server. Each round measures everything in turn, so that a machine that
+slows down does so for all. What is not installed is shown as that. Runs on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ from typing import IO
 
 import confluent_kafka
 import peers
+import sqlalchemy
 from broker import COMPOSE_FILE, ROOT, Broker, Cluster, Registry, image_version, java, missing, read_brokers
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from postgres import Postgres
 
+sys.path.append(str(ROOT))  # next_steps, which are modules of that folder
 Row = tuple[str, str, "float | None"]  # section, what was measured, its figure: None where it is not installed
 VERSION = image_version(read_brokers(COMPOSE_FILE)["kafka"])
 RUN = f"benchmark-{uuid.uuid4().hex[:8]}"  # what its topics and groups begin with
@@ -93,6 +97,21 @@ whole processes, from start to end, whose output goes to a file; one order is re
 - Bare loops: confluent-kafka with its serializer or deserializer of the format, the same lines, fetch.queue.backoff.ms
   as ours. They check no order, handle neither signals nor outages, and store an offset before its order is printed.
 - Its ProtobufDeserializer works without the registry here, as ours: with it, it can't read what Apicurio answers.
+"""
+PAGE = 50  # orders
+HISTORY_NOTES = f"""
+Medians (lowest to highest). The last column divides the first row of its section by the row.
+
+- Storing: whole processes, from start to end, whose output goes to a file. The orders are of 1,000 users and 5 items,
+  in one partition. The database is empty; the tables of the bare loop are there, those of the store it makes itself.
+- Bare loop: confluent-kafka and the driver's executemany with ON CONFLICT DO NOTHING into the same table with the same
+  indexes, a transaction for each list of up to 1,000 records, an offset stored after it. It checks nothing, keeps
+  neither totals nor offsets in the database, and looks for no change of status.
+- PostgreSQL: with the settings that it comes with, on this machine.
+- Quiet: from an order's delivery report to the moment at which another connection sees its row.
+- A page: {PAGE} orders, the newest first, by the query of `show` on a connection that is open. The last page is the one
+  before the oldest order.
+- Memory: the most that was resident. Rebuild: the whole process.
 """
 
 
@@ -509,6 +528,132 @@ def schemas(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
         yield measured
 
 
+@contextlib.contextmanager
+def history(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
+    """Start a broker and PostgreSQL, and yield a function that measures each database once."""
+    from next_steps.history.database import address, connect, upgrade
+
+    with Broker(folder / "broker") as broker, Postgres() as server:
+        topic, few = new_topic(broker.bootstrap), orders // 20 or 1
+        various(broker.bootstrap, topic, orders)
+        rate(ours("tracker.py", broker.bootstrap, topic, orders, "-g", f"{topic}-warm"), orders, orders)
+
+        def measured() -> Iterator[Row]:
+            for kind in ("SQLite", "PostgreSQL"):
+                url, bare = (new_database(kind, folder, server) for _ in range(2))
+                upgrade(connect(address(bare)))
+                group = f"{RUN}-{uuid.uuid4().hex[:8]}"
+                store = ["--status-topic", f"{topic}.status", "--dead-letters", f"{topic}.DLQ", "--database"]
+                commands = {
+                    "next_steps.history.store": stores(broker.bootstrap, topic, orders, group, *store, url),
+                    "bare loop": peer(peers.bare_store, broker.bootstrap, topic, f"{group}-1", orders, bare),
+                    "tracker.py": ours("tracker.py", broker.bootstrap, topic, orders, "-g", f"{group}-2"),
+                }
+                for name, command in commands.items():
+                    yield f"Storing {orders:,} orders in {kind}, orders/s", name, rate(command, orders, 0)
+                yield from pages(kind, url, orders)
+                for count in (orders, few):
+                    where = new_database(kind, folder, server)
+                    command = stores(broker.bootstrap, topic, count, f"{group}-{count}", *store, where)
+                    with running(peer(peers.peak_memory, *command)) as child:
+                        yield f"Peak memory of a store, {kind}, MB", f"{count:,} orders", int(child.stdout.read()) / 1e6
+                start = time.perf_counter()
+                with running(
+                    stores(broker.bootstrap, topic, orders, group, *store, url, "--rebuild"), subprocess.DEVNULL
+                ):
+                    pass
+                yield f"Rebuild of {orders:,} orders, s", kind, time.perf_counter() - start
+                for _ in range(REPEATS):
+                    yield (
+                        "Quiet, delivered to row, ms",
+                        kind,
+                        visible(broker.bootstrap, new_database(kind, folder, server)),
+                    )
+
+        yield measured
+
+
+def stores(servers: str, topic: str, count: int, group: str, *options: str) -> list[str]:
+    """Return the command for the store."""
+    return ours("next_steps.history.store", servers, topic, count, "-g", group, *options)
+
+
+def new_database(kind: str, folder: Path, server: Postgres) -> str:
+    """Return the URL of an empty database."""
+    name = f"history_{uuid.uuid4().hex[:8]}"
+    if kind == "SQLite":
+        return f"sqlite:///{folder / name}"
+    with sqlalchemy.create_engine(server.url, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    return server.url.rpartition("/")[0] + f"/{name}"
+
+
+def various(servers: str, topic: str, orders: int) -> None:
+    """Send orders of many users and some items."""
+    client = Producer({"bootstrap.servers": servers, "linger.ms": 20, "log_level": 2})
+    items = ("burger", "pizza", "soup", "salad", "fries")
+    for number in range(orders):
+        order = {"order_id": str(uuid.uuid4()), "user": f"user{number % 1000}", "item": items[number % 7 % 5]}
+        value = json.dumps(order | {"quantity": number % 9 + 1})
+        while True:
+            try:
+                client.produce(topic, value, order["order_id"])
+                break
+            except BufferError:
+                client.poll(0.1)
+    assert client.flush(LIMIT) == 0
+
+
+def pages(kind: str, url: str, orders: int) -> Iterator[Row]:
+    """Yield how long the first page of a list takes, and the last one."""
+    from next_steps.history import show
+    from next_steps.history.database import address, connect
+    from next_steps.history.tables import orders as table
+
+    with connect(address(url), read_only=True).connect() as connection:
+        for flags in ("", "--user user7", "--item soup", "--status placed", "--item soup --status placed"):
+            args = show.command_line().parse_args(["--limit", str(PAGE), *flags.split()])
+            found = table.select().order_by("placed_at", "order_id").offset(PAGE).limit(1)
+            for option in flags.split("--")[1:]:
+                name, value = option.split()
+                found = found.where(table.c["user_name" if name == "user" else name] == value)
+            last = connection.execute(found).scalar()
+            for which, after in (("first", None), ("last", last)):
+                args.after = after
+                for _ in range(REPEATS):
+                    start = time.perf_counter()
+                    rows = show.listed(connection, args)
+                    took = (time.perf_counter() - start) * 1000
+                assert rows
+                yield f"A page out of {orders:,}, {kind}, ms", f"{which} {flags.replace('--', '')}".strip(), took
+
+
+def visible(servers: str, url: str) -> float:
+    """Return the milliseconds from the delivery of an order to its row, for a store that waits for one."""
+    from next_steps.history.database import address, connect
+    from next_steps.history.tables import orders as table
+
+    topic, delivered = new_topic(servers), list[float]()
+    client = Producer({"bootstrap.servers": servers, "linger.ms": 0, "log_level": 2})
+    own = ["-g", topic, "--status-topic", f"{topic}.status", "--dead-letters", f"{topic}.DLQ", "--database", url]
+    with running(ours("next_steps.history.store", servers, topic, 2, *own)) as child:
+        child.stdout.readline()
+        client.produce(topic, VALUE, KEY)
+        child.stdout.readline()
+        with connect(address(url), read_only=True).connect() as connection:
+            time.sleep(1)
+            client.produce(
+                topic,
+                VALUE.replace(KEY, str(uuid.uuid4())),
+                KEY,
+                on_delivery=lambda *_: delivered.append(time.perf_counter()),
+            )
+            client.flush(LIMIT)
+            while len(list(connection.execute(table.select()))) < 2:
+                connection.rollback()
+            return (time.perf_counter() - delivered[0]) * 1000
+
+
 def commands(
     servers: str, url: str, name: str, count: int, topic: str, bare: str
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -542,17 +687,21 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--scale", action="store_true", help="many trackers, three brokers, many orders")
     which.add_argument("--schemas", action="store_true", help="each format of next_steps/schemas")
+    which.add_argument("--history", action="store_true", help="each database of next_steps/history")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often everything is measured (5)")
     parser.add_argument("--orders", type=int, metavar="N", help="orders of a bulk (200000; for --scale a million)")
     args = parser.parse_args()
-    if missing() and (args.scale or args.schemas or not os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
-        otherwise = "" if args.scale or args.schemas else ", or set KAFKA_BOOTSTRAP_SERVERS"
+    own = args.scale or args.schemas or args.history
+    if missing() and (own or not os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
+        otherwise = "" if own else ", or set KAFKA_BOOTSTRAP_SERVERS"
         parser.exit(1, f"No broker can be started here. Install {missing()}{otherwise}\n")
     start, orders, first_row, notes = (comparison, 200_000, "ours", NOTES)
     if args.scale:
         start, orders, first_row, notes = (scale, 1_000_000, "first", SCALE_NOTES)
     if args.schemas:
         start, orders, first_row, notes = (schemas, 200_000, "first", SCHEMAS_NOTES)
+    if args.history:
+        start, orders, first_row, notes = (history, 300_000, "first", HISTORY_NOTES)
     figures: dict[str, dict[str, list[float | None]]] = {}
     with tempfile.TemporaryDirectory() as folder, start(Path(folder), args.orders or orders) as measured:
         for number in range(1, args.rounds + 1):

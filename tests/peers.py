@@ -230,3 +230,42 @@ def peak_memory(*command: str) -> None:
 
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+
+
+def bare_store(servers: str, topic: str, group: str, count: str, url: str) -> None:
+    """Write orders into a table that is there, with the driver's executemany and a transaction a list."""
+    from datetime import datetime, timezone
+
+    from confluent_kafka import Consumer
+
+    if url.startswith("sqlite:///"):
+        import sqlite3
+
+        connection, mark = sqlite3.connect(url.removeprefix("sqlite:///")), "?"
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    else:
+        import psycopg
+
+        connection, mark = psycopg.connect(url.replace("+psycopg", "")), "%s"
+    names = "order_id, user_name, item, quantity, placed_at, status, changed_at, log_partition, log_offset"
+    insert = f"INSERT INTO orders ({names}) VALUES ({', '.join([mark] * 9)}) ON CONFLICT DO NOTHING"  # noqa: S608
+    own = {"group.id": group, "auto.offset.reset": "earliest", "enable.auto.offset.store": False}
+    consumer = Consumer({"bootstrap.servers": servers, "fetch.queue.backoff.ms": 10, **own})
+    consumer.subscribe([topic])
+    left = int(count)
+    while left:
+        records = consumer.consume(min(left, 1000), 0) or consumer.consume(1, 0.1)
+        rows = []
+        for record in records:
+            order = json.loads(record.value())
+            at = datetime.fromtimestamp(record.timestamp()[1] / 1000, timezone.utc)
+            at = at.isoformat(" ") if mark == "?" else at
+            facts = (order["order_id"], order["user"], order["item"], order["quantity"], at, "placed", at)
+            rows.append((*facts, record.partition(), record.offset()))
+        if rows:
+            connection.cursor().executemany(insert, rows)
+            connection.commit()
+            consumer.store_offsets(message=records[-1])
+            left -= len(rows)
+    consumer.close()

@@ -2,6 +2,9 @@
 
 import sys
 
+import pytest
+from postgres import programs
+
 
 def test_the_benchmark_prints_a_table_with_a_figure_for_the_pair_in_every_section(start, bootstrap):
     environment = {"KAFKA_BOOTSTRAP_SERVERS": bootstrap}
@@ -11,6 +14,18 @@ def test_the_benchmark_prints_a_table_with_a_figure_for_the_pair_in_every_sectio
     ours = [row for row in rows if row[0] in ("| producer.py", "| tracker.py", "| 1,000 orders", "| 10 orders")]
     assert len(ours) >= 10
     assert all(float(row[1].split(" ")[0].replace(",", "")) > 0 for row in ours)
+
+
+@pytest.mark.skipif(not programs(), reason="no PostgreSQL server: apt-get install postgresql")
+def test_it_measures_each_database_beside_bare_loops(start):
+    measuring = start(sys.executable, "tests/benchmark.py", "--history", "--rounds", "1", "--orders", "200")
+    assert measuring.wait(150) == 0, measuring
+    rows = [line.split(" | ") for line in measuring.out if line.startswith("| ") and "**" not in line]
+    figures = [(row[0].removeprefix("| "), row[1].split(" ")[0]) for row in rows[1:]]
+    names = [name for name, _ in figures]
+    assert [names.count(name) for name in ("next_steps.history.store", "bare loop", "tracker.py", "first")] == [2] * 4
+    assert len(figures) == 2 * (3 + 10 + 2 + 1 + 1)
+    assert all(float(figure.replace(",", "")) > 0 for _, figure in figures)
 
 
 def test_it_measures_each_format_beside_bare_loops(start):

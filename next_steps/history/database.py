@@ -23,7 +23,8 @@ from tracker import printable
 
 HERE = Path(__file__).parent
 VERSIONS = "order_history_version"  # the table that says which migrations were made
-LIMIT = 10  # seconds for a transaction to come to an end
+LIMIT = 10  # seconds in which the database has to serve, at the start
+HANGS = 30  # seconds after which a transaction is given up: the network or the server froze
 # PostgreSQL ends what stands still: a store that was frozen in a transaction would keep all others out.
 SESSION = "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=10s"
 NETWORK = {
@@ -102,10 +103,10 @@ def connect(url: sa.URL, read_only: bool = False, schema: str | None = None) -> 
 
 @contextlib.contextmanager
 def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Yield a connection in a transaction, which a database that froze can't hold for longer than LIMIT."""
+    """Yield a connection in a transaction, which a server that froze holds for HANGS at most."""
     with engine.connect() as connection:
         raw = connection.connection.driver_connection
-        watch = threading.Timer(LIMIT, hang_up, [raw])
+        watch = threading.Timer(HANGS, hang_up, [raw])
         watch.daemon = True
         if engine.dialect.name == "postgresql":  # SQLite is no server
             watch.start()
@@ -147,7 +148,7 @@ def versions(connection: sa.Connection) -> tuple[str | None, str, bool]:
 
 def upgrade(engine: sa.Engine) -> None:
     """Make the tables, or bring older ones up to date; SystemExit where newer code has made them."""
-    with transaction(engine) as connection:
+    with engine.begin() as connection:  # which may take its time
         current, head, known = versions(connection)
         if current == head:
             return

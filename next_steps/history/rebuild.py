@@ -87,7 +87,7 @@ def swap(engine: sa.Engine, fresh: sa.Engine) -> bool:
     """Put the new tables into the place of the old ones; return False where these have come further meanwhile."""
     with fresh.connect() as connection:
         now = offsets.read(connection)
-    with transaction(engine) as connection:
+    with engine.begin() as connection:
         before = offsets.read(connection)
         if any(now.get(where, 0) < offset for where, offset in before.items()):
             return False

@@ -149,7 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with transaction(engine) as connection:
             current, head, _ = versions(connection)
             if current != head:
-                sys.exit(f"The database has tables of version {current}, and this needs {head}. Start the store once")
+                has = f"tables of version {current}, and this needs {head}" if current else "no tables"
+                sys.exit(f"The database {args.database} has {has}. Start the store, which makes them")
             names, found = asked(connection, args)
     except SQLAlchemyError as error:
         sys.exit(f"The database {engine.url} can't be read: {reason(error)}. Start the store, or check --database")

@@ -9,6 +9,7 @@ Exit status: 0 stopped or done, 1 a record became a dead letter, or Kafka or the
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -72,8 +73,9 @@ def keep(consumer: Consumer, engine: sa.Engine, args: Any, stop: Sequence[object
         except LostPlaceError:
             known.clear()
         except (KafkaException, *AWAY) as error:
-            if not wait and not isinstance(error, KafkaException):  # of which the tracker tells
-                print(f"The database does not serve: {reason(error)}. Going on once it does", file=sys.stderr)
+            if not wait:
+                who = "Kafka" if isinstance(error, KafkaException) else "The database"
+                print(f"{who} does not serve: {reason(error)}. Going on once it does", file=sys.stderr)
             wait = min(MAX_WAIT, wait * 2 or WAIT)
             due = time.monotonic() + wait
             known.clear()
@@ -90,7 +92,8 @@ def keep(consumer: Consumer, engine: sa.Engine, args: Any, stop: Sequence[object
 def put_off(consumer: Consumer) -> list[TopicPartition]:
     """Let all partitions wait, and return them; take_up() goes back to where the database is."""
     partitions = consumer.assignment()
-    consumer.pause(partitions)
+    with contextlib.suppress(KafkaException):  # another store has one of them now
+        consumer.pause(partitions)
     return partitions
 
 

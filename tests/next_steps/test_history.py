@@ -535,7 +535,7 @@ def test_a_frozen_database_keeps_nobody_from_stopping(start, bootstrap, topic, t
         try:
             feed(bootstrap, topic, order())
             time.sleep(1)  # it waits for an answer now
-            assert storing.stop(limit=25) == 0
+            assert storing.stop(limit=50) == 0
         finally:
             server.thaw()
 
@@ -609,6 +609,7 @@ def test_a_topic_that_was_made_anew_is_noticed(store, bootstrap, topic, database
     assert store("-e").wait() == 0
     admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.delete_topics([topic])[topic].result(30)
+    wait_until(lambda: topic not in admin.list_topics(timeout=10).topics, "the topic to be gone")
     create_topic(bootstrap, topic)
     feed(bootstrap, topic, order())
     stopped = store("-e")
@@ -765,6 +766,25 @@ def test_an_older_database_is_upgraded_and_a_newer_one_refused(start, store, boo
     showing = start(sys.executable, "-m", "next_steps.history.show", "--database", database)
     assert showing.wait() == 1
     assert "0002" in showing.err[-1]
+
+
+def test_the_command_that_writes_a_migration(start, store, database, tmp_path):
+    """As alembic.ini gives it, after a column was added to the code."""
+    assert store("-e").wait() == 0
+    copy = project(tmp_path / "copy")
+    code = copy / "next_steps" / "history" / "tables.py"
+    code.write_text(
+        code.read_text("utf-8").replace('Column("item", Name', 'Column("note", Text), Column("item", Name', 1), "utf-8"
+    )
+    (command,) = re.findall("^#   (alembic .*)", (STEP / "alembic.ini").read_text("utf-8"), re.MULTILINE)
+    command = shlex.split(command.replace("sqlite:///orders.db", database))
+    assert start(sys.executable, "-m", *command, cwd=copy).wait() == 0
+    versions = (copy / "next_steps" / "history" / "migrations" / "versions").glob("*.py")
+    (written,) = [file for file in versions if not file.name.startswith("0001")]
+    assert "add_column(sa.Column('note', sa.Text(), nullable=True))" in written.read_text("utf-8")
+    newer = store("-e", cwd=copy)
+    assert newer.wait() == 0, newer
+    assert select(database, "SELECT note FROM orders") == []
 
 
 def test_two_stores_that_start_at_once_make_the_tables_once(store, database):
