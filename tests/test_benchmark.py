@@ -24,7 +24,7 @@ def test_it_measures_each_database_beside_bare_loops(start):
     figures = [(row[0].removeprefix("| "), row[1].split(" ")[0]) for row in rows[1:]]
     names = [name for name, _ in figures]
     assert [names.count(name) for name in ("next_steps.history.store", "bare loop", "tracker.py", "first")] == [2] * 4
-    assert len(figures) == 2 * (3 + 10 + 2 + 1 + 1)
+    assert len(figures) == 2 * (3 + 12 + 2 + 1 + 1)
     assert all(float(figure.replace(",", "")) > 0 for _, figure in figures)
 
 

@@ -21,7 +21,17 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from sqlalchemy.exc import SQLAlchemyError
 
 import tracker
-from next_steps.history.database import ADVICE, AWAY, add_database, connect, is_refusal, ready, reason, transaction
+from next_steps.history.database import (
+    ADVICE,
+    AWAY,
+    add_database,
+    connect,
+    is_refusal,
+    ready,
+    reason,
+    take_samples,
+    transaction,
+)
 from next_steps.history.life import Row, change_row, order_row
 from next_steps.history.offsets import LostPlaceError, OwnOffsets, Place, check, check_database, move, place, take_up
 from next_steps.history.rebuild import rebuild
@@ -54,7 +64,8 @@ def keep(consumer: Consumer, engine: sa.Engine, args: Any, stop: Sequence[object
     """Store what both topics hold until follow() ends; return how many records were given up."""
     known: dict[Place, int] = {}  # of each partition that is ours, the offset that the database comes to next
     again: set[TopicPartition] = set()  # those that come to their end once more
-    given_up, left, wait, due, look = 0, args.count or sys.maxsize, 0.0, 0.0, 0.0
+    given_up, left, grown = 0, args.count or sys.maxsize, False
+    wait = due = look = 0.0
     for records in tracker.follow(consumer, [args.topic, args.status_topic], None, args.exit, stop, again):
         again.clear()
         if time.monotonic() < due:
@@ -67,9 +78,13 @@ def keep(consumer: Consumer, engine: sa.Engine, args: Any, stop: Sequence[object
             check(consumer, known, batch)
             if batch:
                 given_up += save(engine, known, args.topic, batch, give_up)
+                grown = True
             elif time.monotonic() > look:
                 check_database(engine, known)
                 look = time.monotonic() + CHECK
+                if grown and engine.dialect.name == "sqlite":  # PostgreSQL does it by itself
+                    take_samples(engine)
+                    grown = False
         except LostPlaceError:
             known.clear()
         except (KafkaException, *AWAY) as error:

@@ -58,6 +58,7 @@ orders = Table(
     Index(None, "user_name", "placed_at", "order_id"),
     Index(None, "item", "placed_at", "order_id"),
     Index(None, "status", "placed_at", "order_id"),
+    Index(None, "item", "status", "placed_at", "order_id"),  # many of each there may be, and none of both
 )
 
 status_changes = Table(

@@ -26,8 +26,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("order_id", name=op.f("pk_orders")),
         sa.CheckConstraint("quantity BETWEEN 1 AND 2147483647", name=op.f("ck_orders_quantity")),
     )
-    for columns in (["placed_at"], ["user_name", "placed_at"], ["item", "placed_at"], ["status", "placed_at"]):
-        columns.append("order_id")
+    for columns in ([], ["user_name"], ["item"], ["status"], ["item", "status"]):
+        columns += ["placed_at", "order_id"]
         op.create_index(op.f(f"ix_orders_{'_'.join(columns)}"), "orders", columns)
     op.create_table(
         "status_changes",
