@@ -1,9 +1,8 @@
 """Order history in a database."""
 
-try:
-    import alembic  # noqa: F401
-    import psycopg  # noqa: F401
-    import sqlalchemy  # noqa: F401
-except ImportError as missing:
-    install = "pip install -r next_steps/history/requirements.txt"
-    raise SystemExit(f"{missing}. Install what this step needs: {install}") from None
+from importlib.util import find_spec
+
+if missing := [name for name in ("alembic", "psycopg", "sqlalchemy", "tabulate") if not find_spec(name)]:
+    raise SystemExit(
+        f"No module {', '.join(missing)}. Install this step: pip install -r next_steps/history/requirements.txt"
+    )

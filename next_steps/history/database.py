@@ -57,9 +57,11 @@ def address(text: str) -> sa.URL:
         given = Path(text[1:]).read_text("utf-8-sig").strip() if text.startswith("@") else text
         url = sa.make_url(given)
     except (OSError, ValueError, SQLAlchemyError) as error:
-        why = "it isn't written so" if isinstance(error, SQLAlchemyError) else error  # which would show the password
-        raise argparse.ArgumentTypeError(f"{text!a} is no URL such as sqlite:///orders.db: {why}") from None
-    if given is text and url.password:
+        why = f": {error}" if isinstance(error, OSError) else ""  # another one would show a password
+        raise argparse.ArgumentTypeError(
+            f"that is no URL such as sqlite:///orders.db, nor @FILE with one{why}"
+        ) from None
+    if given is text and (url.password or "password" in url.query):
         raise argparse.ArgumentTypeError("a URL shows its password: put it into a file, @FILE, or use PGPASSFILE")
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")

@@ -5,17 +5,19 @@ only from where this store left it. Whoever was frozen while another one wrote c
 """
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from next_steps.history.database import transaction
+from next_steps.history.database import take_samples, transaction
 from next_steps.history.rows import upsert
 from next_steps.history.tables import offsets
 
 LIMIT = 10  # seconds for an answer of Kafka
+INTERVAL = 1  # seconds between two looks at the database while nothing comes
 Place = tuple[str, int]  # topic, partition
 
 
@@ -24,13 +26,26 @@ class LostPlaceError(Exception):
 
 
 class OwnOffsets:
-    """A consumer whose group isn't asked how far it is: what the database says of that holds."""
+    """A consumer whose group isn't asked how far it is: what the database says of that holds.
+
+    `assigned` are the partitions that came since take_up() looked, also where they had only been away for a moment.
+    """
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
+        self.assigned: set[Place] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
+
+    def subscribe(self, topics: list[str], on_assign: Callable[[Any, Any], object]) -> None:
+        """Subscribe as Consumer.subscribe() does."""
+
+        def note(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            self.assigned.update((str(p.topic), p.partition) for p in partitions)
+            on_assign(consumer, partitions)
+
+        self._consumer.subscribe(topics, on_assign=note)
 
     def committed(self, *_: object) -> list[TopicPartition]:
         """Return nothing."""
@@ -57,18 +72,20 @@ def move(connection: sa.Connection, known: dict[Place, int], ends: dict[Place, i
             raise LostPlaceError
 
 
-def take_up(consumer: Consumer, engine: sa.Engine, known: dict[Place, int], skip_missing: bool) -> set[Place]:
+def take_up(
+    consumer: OwnOffsets, engine: sa.Engine, known: dict[Place, int], skip_missing: bool
+) -> list[TopicPartition]:
     """Go to where the database is in each partition that isn't known yet, and return these.
 
     SystemExit where Kafka doesn't have the record that the database comes to next: it was deleted, or the topic is
     another one of that name. With `skip_missing`, and in a database that is new, the first one that there is follows.
     """
     ours = {(str(p.topic), p.partition) for p in consumer.assignment()}
-    for gone in known.keys() - ours:
+    for gone in known.keys() - ours | consumer.assigned & known.keys():
         del known[gone]
     new = ours - known.keys()
     if not new:
-        return new
+        return []
     bounds = {where: consumer.get_watermark_offsets(TopicPartition(*where), LIMIT) for where in new}
     with transaction(engine) as connection:
         there = read(connection)
@@ -83,16 +100,17 @@ def take_up(consumer: Consumer, engine: sa.Engine, known: dict[Place, int], skip
                 print(f"{name} begins at {first}: what was before is no longer in Kafka", file=sys.stderr)
             there[where] = first
             upsert(connection, offsets, [{"topic": where[0], "partition": where[1], "next_offset": first}])
-    for where in new:
-        at = TopicPartition(*where, there[where])
-        consumer.resume([at])
-        consumer.seek(at)
-        consumer.store_offsets(offsets=[at])
-        known[where] = there[where]
-    return new
+    starts = [TopicPartition(*where, there[where]) for where in new]
+    consumer.resume(starts)
+    for start in starts:
+        consumer.seek(start)
+    consumer.store_offsets(offsets=starts)
+    known.update({where: there[where] for where in new})
+    consumer.assigned.clear()
+    return starts
 
 
-def check(consumer: Consumer, known: dict[Place, int], batch: Sequence[Message]) -> None:
+def check(consumer: OwnOffsets, known: dict[Place, int], batch: Sequence[Message]) -> None:
     """Raise LostPlaceError where the records don't go on from the known offsets, as Kafka doesn't have these."""
     first = {place(msg): msg.offset() for msg in reversed(batch)}
     for where, offset in first.items():
@@ -102,9 +120,18 @@ def check(consumer: Consumer, known: dict[Place, int], batch: Sequence[Message])
                 raise LostPlaceError
 
 
-def check_database(engine: sa.Engine, known: dict[Place, int]) -> None:
-    """Raise LostPlaceError where the database was moved: by a store that has a partition of ours, or to a backup."""
-    with transaction(engine) as connection:
-        there = read(connection)
-    if any(there.get(where) != offset for where, offset in known.items()):
-        raise LostPlaceError
+class Quiet:
+    """What is done while no record comes."""
+
+    due, sampled = 0.0, 0
+
+    def look(self, engine: sa.Engine, known: dict[Place, int]) -> None:
+        """Raise LostPlaceError where the database was moved: by a store that has a partition of ours, or a backup."""
+        if time.monotonic() > self.due:
+            with transaction(engine) as connection:
+                there = read(connection)
+            if any(there.get(where) != offset for where, offset in known.items()):
+                raise LostPlaceError
+            if engine.dialect.name == "sqlite" and self.sampled != sum(known.values()):  # PostgreSQL does it by itself
+                take_samples(engine)
+            self.due, self.sampled = time.monotonic() + INTERVAL, sum(known.values())

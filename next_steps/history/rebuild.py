@@ -23,7 +23,7 @@ SCHEMA = "order_history_rebuild"  # where PostgreSQL has the new tables meanwhil
 class WholeLog(offsets.OwnOffsets):
     """A consumer that reads both topics from their start, beside the group and without a word to it."""
 
-    def subscribe(self, topics: Sequence[str], on_assign: object) -> None:
+    def subscribe(self, topics: list[str], on_assign: object) -> None:
         """Take all partitions."""
         known = {topic: self._consumer.list_topics(topic, offsets.LIMIT).topics[topic].partitions for topic in topics}
         self._consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for topic in topics for p in known[topic]])
@@ -36,7 +36,7 @@ def rebuild(
     consumer: Consumer, engine: sa.Engine, args: argparse.Namespace, stop: Sequence[object], keep: Callable[..., int]
 ) -> int:
     """Make the tables anew with `keep`, which fills them; return how many records could not be stored."""
-    args.exit = True
+    args.exit, args.count = True, None
     see_that_all_is_there(consumer, engine, args)
     tracker.show([f"Reading all of {args.topic} and {args.status_topic}. Until it is read the tables stay as they are"])
     discard(engine, args.database)
@@ -50,7 +50,7 @@ def rebuild(
         ready(fresh, stop)
         left_out, swapped = 0, False
         while not stop and not swapped:
-            left_out += keep(cast(Consumer, WholeLog(consumer)), fresh, args, stop, leave_out)
+            left_out += keep(WholeLog(consumer), fresh, args, stop, leave_out)
             swapped = not stop and swap(engine, fresh)  # else more has come meanwhile
     except SQLAlchemyError as error:
         sys.exit(f"The tables could not be made anew: {reason(error)}. They are as they were")

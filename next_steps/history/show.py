@@ -12,6 +12,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -156,12 +157,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.exit(f"The database {engine.url} can't be read: {reason(error)}. Start the store, or check --database")
     found = [{name: written(row[name]) for name in names} for row in found]
     if found or args.form is not as_table:
-        tracker.show(args.form(names, found))
+        put_out(args.form(names, found))
     else:
         print("No order is there that was asked for", file=sys.stderr)
     if len(found) == args.limit and args.form is as_table and not args.totals and not args.story:
         print(f"There may be more: --after {found[-1]['order_id']}", file=sys.stderr)
     return 0
+
+
+def put_out(lines: Sequence[str]) -> None:
+    """Print the lines; SystemExit where nobody reads them any more."""
+    try:
+        print("".join(line + "\n" for line in lines), end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush would fail too
+        sys.exit(f"Standard output could not be written: {error}")
 
 
 def asked(connection: sa.Connection, args: argparse.Namespace) -> tuple[list[str], list[Row]]:
