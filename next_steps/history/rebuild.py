@@ -1,6 +1,7 @@
 """Make the tables anew from all that Kafka has, beside those that are there, and put them in their place at the end."""
 
 import argparse
+import contextlib
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -9,12 +10,12 @@ from typing import cast
 
 import sqlalchemy as sa
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 import tracker
 from next_steps.history import offsets
 from next_steps.history.database import VERSIONS, connect, ready, reason, transaction
-from next_steps.history.tables import metadata
+from next_steps.history.tables import metadata, totals
 from next_steps.retries.dlq import named
 
 SCHEMA = "order_history_rebuild"  # where PostgreSQL has the new tables meanwhile; SQLite has a file of its own
@@ -37,45 +38,45 @@ def rebuild(
 ) -> int:
     """Make the tables anew with `keep`, which fills them; return how many records could not be stored."""
     args.exit, args.count = True, None
-    see_that_all_is_there(consumer, engine, args)
+    gone = no_longer_in_kafka(consumer, engine, args)
     tracker.show([f"Reading all of {args.topic} and {args.status_topic}. Until it is read the tables stay as they are"])
-    discard(engine, args.database)
-    if engine.dialect.name == "postgresql":
-        with transaction(engine) as connection:
-            connection.execute(sa.schema.CreateSchema(SCHEMA))
-        fresh = connect(args.database, schema=SCHEMA)
-    else:
-        fresh = connect(args.database.set(database=beside(args.database)))
+    fresh = anew(engine, args.database)
     try:
         ready(fresh, stop)
         left_out, swapped = 0, False
         while not stop and not swapped:
             left_out += keep(WholeLog(consumer), fresh, args, stop, leave_out)
-            swapped = not stop and swap(engine, fresh)  # else more has come meanwhile
+            swapped = not stop and swap(engine, fresh, gone, args.skip_missing)  # else more has come meanwhile
     except SQLAlchemyError as error:
         sys.exit(f"The tables could not be made anew: {reason(error)}. They are as they were")
     finally:
         fresh.dispose()
-        discard(engine, args.database)
+        with contextlib.suppress(SQLAlchemyError):  # the next rebuild does it as well
+            discard(engine, args.database)
     if stop:
         sys.exit("The tables were not made anew, as this was stopped: they are as they were")
     tracker.show(["The tables were made anew"])
     return left_out
 
 
-def see_that_all_is_there(consumer: Consumer, engine: sa.Engine, args: argparse.Namespace) -> None:
-    """SystemExit where the tables have what Kafka doesn't, and would lose it."""
+def no_longer_in_kafka(consumer: Consumer, engine: sa.Engine, args: argparse.Namespace) -> set[offsets.Place]:
+    """Return the partitions of which the tables have more than Kafka; SystemExit where that may not be lost."""
+    gone = set()
     with transaction(engine) as connection:
         there = offsets.read(connection)
-    for topic, partition in there:
+    for (topic, partition), offset in there.items():
         if topic not in (args.topic, args.status_topic):
             sys.exit(
                 f"The tables have the records of {topic} too, and would lose them: name it with -t, --status-topic"
             )
-        first, _ = consumer.get_watermark_offsets(TopicPartition(topic, partition), offsets.LIMIT)
-        if first and not args.skip_missing:
-            begins = f"{topic} [{partition}] begins at {first}: what was before is no longer in Kafka"
-            sys.exit(f"{begins}, and the tables would lose it. Keep them, or accept that with --skip-missing")
+        first, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), offsets.LIMIT)
+        if not first and offset <= end:
+            continue
+        if not args.skip_missing:
+            holds = f"{topic} [{partition}] holds {first} to {end} in Kafka, and the tables what came before {offset}"
+            sys.exit(f"{holds}: they would lose some. Keep them, or accept that with --skip-missing")
+        gone.add((topic, partition))
+    return gone
 
 
 def leave_out(msg: Message, error: Exception) -> None:
@@ -83,13 +84,31 @@ def leave_out(msg: Message, error: Exception) -> None:
     print(f"{named(msg)} can't be stored: {reason(error)}. It is left out", file=sys.stderr)
 
 
-def swap(engine: sa.Engine, fresh: sa.Engine) -> bool:
-    """Put the new tables into the place of the old ones; return False where these have come further meanwhile."""
+def swap(engine: sa.Engine, fresh: sa.Engine, gone: set[offsets.Place], skip_missing: bool) -> bool:
+    """Put the new tables into the place of the old ones; return False where it is too soon for that.
+
+    The old ones have come further meanwhile, but for the partitions that are `gone`, or somebody reads them for long.
+    """
+    try:
+        return swap_now(engine, fresh, gone, skip_missing)
+    except OperationalError as error:
+        print(f"The tables can't be put in place yet: {reason(error)}. Trying again", file=sys.stderr)
+        return False
+
+
+def swap_now(engine: sa.Engine, fresh: sa.Engine, gone: set[offsets.Place], skip_missing: bool) -> bool:
+    """Do it in a transaction; SystemExit where the new tables lack orders that the old ones have."""
+    number = sa.select(sa.func.coalesce(sa.func.sum(totals.c.orders), 0))
     with fresh.connect() as connection:
-        now = offsets.read(connection)
+        now, new = offsets.read(connection), connection.execute(number).scalar_one()
     with engine.begin() as connection:
-        before = offsets.read(connection)
-        if any(now.get(where, 0) < offset for where, offset in before.items()):
+        before, old = offsets.read(connection), connection.execute(number).scalar_one()
+        if new < old and not skip_missing:
+            lose = (
+                f"The new tables have {new} orders, and those that are there {old}, some of which Kafka no longer has"
+            )
+            sys.exit(f"{lose}. Keep them, or accept that with --skip-missing")
+        if any(now.get(where, 0) < offset for where, offset in before.items() if where not in gone):
             return False
         if engine.dialect.name == "postgresql":
             own = connection.scalar(sa.select(sa.func.current_schema()))
@@ -98,9 +117,19 @@ def swap(engine: sa.Engine, fresh: sa.Engine) -> bool:
                 connection.exec_driver_sql(f'ALTER TABLE {SCHEMA}."{table}" SET SCHEMA "{own}"')
             return True
     # A store that writes between that look and this copy finds its rows gone, and writes them again within a second.
-    source, target = fresh.raw_connection(), engine.raw_connection()
-    cast(sqlite3.Connection, source.driver_connection).backup(cast(sqlite3.Connection, target.driver_connection))
+    with contextlib.closing(fresh.raw_connection()) as source, contextlib.closing(engine.raw_connection()) as target:
+        cast(sqlite3.Connection, source.driver_connection).backup(cast(sqlite3.Connection, target.driver_connection))
     return True
+
+
+def anew(engine: sa.Engine, database: sa.URL) -> sa.Engine:
+    """Return what connects to a place for the new tables, which is empty."""
+    discard(engine, database)
+    if engine.dialect.name == "sqlite":
+        return connect(database.set(database=beside(database)))
+    with transaction(engine) as connection:
+        connection.execute(sa.schema.CreateSchema(SCHEMA))
+    return connect(database, schema=SCHEMA)
 
 
 def beside(database: sa.URL) -> str:

@@ -37,11 +37,11 @@ def run(consumer: Consumer, args: argparse.Namespace, stop: Sequence[object]) ->
     tracker.wait_for_topic(consumer, status_topic, ["no answer came"], stop)
     engine = connect(args.database)
     ready(engine, stop)
-    if args.rebuild:
-        return rebuild(consumer, engine, args, stop, keep)
-    dlq_producer = make_dlq_producer(args, args.dead_letters, stop)
-    tracker.show([f"Consumer is running & subscribed to {args.topic} and {args.status_topic} topics"])
     try:
+        if args.rebuild:
+            return rebuild(consumer, engine, args, stop, keep)
+        dlq_producer = make_dlq_producer(args, args.dead_letters, stop)
+        tracker.show([f"Consumer is running & subscribed to {args.topic} and {args.status_topic} topics"])
         return keep(OwnOffsets(consumer), engine, args, stop, partial(bury, dlq_producer, args))
     except SQLAlchemyError as error:
         sys.exit(f"The database {engine.url} can't be used: {reason(error)}. {ADVICE}")

@@ -627,8 +627,17 @@ def test_a_topic_that_was_made_anew_is_noticed(store, bootstrap, topic, database
     stopped = store("-e")
     assert stopped.wait() == 1
     assert f"{topic} [0] holds 0 to 1 in Kafka, and the database comes to 10 next" in stopped.err[-1]
+    refused = store("--rebuild")
+    assert refused.wait() == 1
+    assert "they would lose some. Keep them" in refused.err[-1]
     assert store("-e", "--skip-missing").wait() == 0
     assert len(statuses(database)) == 11
+    refused = store("--rebuild")
+    assert refused.wait() == 1
+    assert "The new tables have 1 orders, and those that are there 11" in refused.err[-1]
+    assert len(statuses(database)) == 11
+    assert store("--rebuild", "--skip-missing").wait() == 0
+    assert len(statuses(database)) == 1
 
 
 def test_records_that_are_gone_while_it_waits_are_a_hole_too(start, bootstrap, topic, tmp_path):
@@ -735,13 +744,34 @@ def test_readers_and_stores_go_on_during_a_rebuild(store, life, database, bootst
     flow.assert_stored(database)
 
 
+@needs_postgres
+def test_a_rebuild_waits_for_a_reader_and_says_what_is_in_its_way(server, start, bootstrap, topic):
+    database = new_database(server)
+    store = partial(start, *store_command(bootstrap, topic, database))
+    feed(bootstrap, topic, order())
+    assert store("-e").wait() == 0
+    engine = sa.create_engine(database)
+    with engine.connect() as reader:
+        reader.execute(sa.text("SELECT * FROM orders"))
+        rebuilding = store("--rebuild")
+        rebuilding.wait_for("The tables can't be put in place yet: canceling statement due to lock timeout", err=True)
+    assert rebuilding.wait() == 0, rebuilding
+    engine.dispose()
+    select_and_change(database, "CREATE VIEW burgers AS SELECT * FROM orders WHERE item = 'burger'")
+    refused = store("--rebuild")
+    assert refused.wait() == 1
+    assert "depends on" in refused.err[-1]
+    assert "They are as they were" in refused.err[-1]
+    assert len(select(database, "SELECT * FROM burgers")) == 1
+
+
 def test_a_rebuild_that_would_lose_rows_is_refused(store, bootstrap, topic, database):
     feed(bootstrap, topic, *[order() for _ in range(10)])
     assert store("-e").wait() == 0
     delete_records(bootstrap, topic, 5)
     refused = store("--rebuild")
     assert refused.wait() == 1
-    assert "the tables would lose it. Keep them, or accept that with --skip-missing" in refused.err[-1]
+    assert "they would lose some. Keep them, or accept that with --skip-missing" in refused.err[-1]
     other = store("--rebuild", "-t", f"{topic}-status", "--status-topic", f"{topic}-DLQ")
     assert other.wait() == 1
     assert f"The tables have the records of {topic} too" in other.err[-1]
