@@ -28,7 +28,7 @@ import test_compose
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from broker import COMPOSE_FILE, ROOT, free_port
-from confluent_kafka import KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from conftest import INTERRUPT, UUID, committed, create_topic, examples, freeze, put, records, thaw, wait_until
 from hypothesis import given, settings
@@ -39,7 +39,9 @@ import producer
 from next_steps.history import database as db
 from next_steps.history import show
 from next_steps.history.life import CHANGES, NEXT, change_row, objection
-from next_steps.history.rows import write
+from next_steps.history.offsets import LostPlaceError, OwnOffsets, check
+from next_steps.history.records import save
+from next_steps.history.rows import upsert, write
 from next_steps.history.tables import metadata
 
 STEP = ROOT / "next_steps" / "history"
@@ -73,10 +75,10 @@ def database(request, tmp_path):
     return new_database(request.getfixturevalue("server"))
 
 
-def new_database(server):
+def new_database(server, options=""):
     name = f"test_{uuid.uuid4().hex[:12]}"
     with sa.create_engine(server.url, isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        connection.exec_driver_sql(f"CREATE DATABASE {name} {options}")
     return str(sa.make_url(server.url).set(database=name).render_as_string(hide_password=False))
 
 
@@ -525,6 +527,47 @@ def test_two_stores_share_and_a_third_is_frozen_past_its_session(store, life, da
     flow.assert_stored(database)
 
 
+def test_who_was_overtaken_writes_nothing(bootstrap, topic, database):
+    """A store whose partition another one has taken on from where it was still has the records in its hands."""
+    feed(bootstrap, topic, *[order() for _ in range(4)])
+    batch = records(bootstrap, topic)
+    engine = db.connect(db.address(database))
+    db.upgrade(engine)
+    with engine.begin() as connection:
+        upsert(connection, metadata.tables["offsets"], [{"topic": topic, "partition": 0, "next_offset": 0}])
+    slow, quick = {(topic, 0): 0}, {(topic, 0): 0}
+    save(engine, quick, topic, batch[:2], give_up=None)
+    with pytest.raises(LostPlaceError):
+        save(engine, slow, topic, batch[:1], give_up=None)
+    with pytest.raises(LostPlaceError):
+        save(engine, slow, topic, batch, give_up=None)
+    assert len(statuses(database)) == 2
+    assert select(database, "SELECT next_offset FROM offsets") == [(2,)]
+    save(engine, quick, topic, batch, give_up=None)
+    assert len(statuses(database)) == 4
+    engine.dispose()
+
+
+def test_sqlite_takes_samples_once_it_is_quiet(start, bootstrap, topic, tmp_path):
+    database = f"sqlite:///{tmp_path / 'orders.db'}"
+    storing = start(*store_command(bootstrap, topic, database))
+    feed(bootstrap, topic, order())
+    wait_for_rows(database, 1)
+    wait_until(lambda: select(database, "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'"), storing)
+    assert storing.stop() == 0
+
+
+@needs_postgres
+def test_a_database_may_have_no_encoding(server, start, bootstrap, topic):
+    """PostgreSQL makes such a one where the system has no locale."""
+    database = new_database(server, "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    feed(bootstrap, topic, order("José 寿司"))
+    assert start(*store_command(bootstrap, topic, database), "-e").wait() == 0
+    showing = start(sys.executable, "-m", "next_steps.history.show", "--database", database, "--json")
+    assert showing.wait() == 0
+    assert json.loads(showing.out[0])["user_name"] == "José 寿司"
+
+
 @needs_postgres
 @posix
 def test_a_frozen_database_keeps_nobody_from_stopping(start, bootstrap, topic, tmp_path):
@@ -654,6 +697,20 @@ def test_records_that_are_gone_while_it_waits_are_a_hole_too(start, bootstrap, t
         other.execute("ROLLBACK")
     assert storing.wait() == 1
     assert "there would be a hole" in storing.err[-1]
+
+
+def test_a_gap_is_a_hole_only_where_kafka_dropped_what_comes_next(bootstrap, topic):
+    """A gap that compaction or a transaction leaves is none."""
+    feed(bootstrap, topic, *[order() for _ in range(10)])
+    delete_records(bootstrap, topic, 5)
+    batch = records(bootstrap, topic)
+    consumer = OwnOffsets(Consumer({"bootstrap.servers": bootstrap, "group.id": topic}))
+    for known in (5, 6, 10):
+        check(consumer, {(topic, 0): known}, batch[1:])
+    for known in (4, 11):
+        with pytest.raises(LostPlaceError):
+            check(consumer, {(topic, 0): known}, batch)
+    consumer.close()
 
 
 def test_c_stops_after_so_many_records(store, bootstrap, topic, database):
