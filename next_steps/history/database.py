@@ -24,7 +24,7 @@ from tracker import printable
 HERE = Path(__file__).parent
 VERSIONS = "order_history_version"  # the table that says which migrations were made
 LIMIT = 10  # seconds in which the database has to serve, at the start
-HANGS = 30  # seconds after which a transaction is given up: the network or the server froze
+HANGS = 20  # seconds after which a transaction is given up: the network or the server froze
 # PostgreSQL ends what stands still: a store that was frozen in a transaction would keep all others out.
 SESSION = "-c timezone=UTC -c lock_timeout=5s -c idle_in_transaction_session_timeout=10s"
 NETWORK = {

@@ -430,7 +430,7 @@ def test_postgresql_may_stop_die_and_freeze(start, bootstrap, topic, tmp_path, l
             flow.send(slice(turn * 5_000, (turn + 1) * 5_000))
             wait_for_rows(database, turn * 5_000 + 500)
             fault()
-            storing.wait_for("The database does not serve", times=turn + 1, err=True)
+            storing.wait_for("The database does not serve", times=turn + 1, err=True, limit=FLOW_LIMIT)
             if turn == 2:
                 server.thaw()
             else:
@@ -578,7 +578,7 @@ def test_a_frozen_database_keeps_nobody_from_stopping(start, bootstrap, topic, t
         try:
             feed(bootstrap, topic, order())
             time.sleep(1)  # it waits for an answer now
-            assert storing.stop(limit=50) == 0
+            assert storing.stop(limit=FLOW_LIMIT) == 0
         finally:
             server.thaw()
 
