@@ -40,7 +40,6 @@ from typing import IO
 
 import confluent_kafka
 import peers
-import sqlalchemy
 from broker import COMPOSE_FILE, ROOT, Broker, Cluster, Registry, image_version, java, missing, read_brokers
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -543,9 +542,8 @@ def history(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
                 url, bare = (new_database(kind, folder, server) for _ in range(2))
                 upgrade(connect(address(bare)))
                 group = f"{RUN}-{uuid.uuid4().hex[:8]}"
-                store = ["--status-topic", f"{topic}.status", "--dead-letters", f"{topic}.DLQ", "--database"]
                 commands = {
-                    "next_steps.history.store": stores(broker.bootstrap, topic, orders, group, *store, url),
+                    "next_steps.history.store": stores(broker.bootstrap, topic, orders, group, url),
                     "bare loop": peer(peers.bare_store, broker.bootstrap, topic, f"{group}-1", orders, bare),
                     "tracker.py": ours("tracker.py", broker.bootstrap, topic, orders, "-g", f"{group}-2"),
                 }
@@ -554,38 +552,29 @@ def history(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
                 yield from pages(kind, url, orders)
                 for count in (orders, few):
                     where = new_database(kind, folder, server)
-                    command = stores(broker.bootstrap, topic, count, f"{group}-{count}", *store, where)
+                    command = stores(broker.bootstrap, topic, count, f"{group}-{count}", where)
                     with running(peer(peers.peak_memory, *command)) as child:
                         yield f"Peak memory of a store, {kind}, MB", f"{count:,} orders", int(child.stdout.read()) / 1e6
                 start = time.perf_counter()
-                with running(
-                    stores(broker.bootstrap, topic, orders, group, *store, url, "--rebuild"), subprocess.DEVNULL
-                ):
+                with running(stores(broker.bootstrap, topic, orders, group, url, "--rebuild"), subprocess.DEVNULL):
                     pass
                 yield f"Rebuild of {orders:,} orders, s", kind, time.perf_counter() - start
                 for _ in range(REPEATS):
-                    yield (
-                        "Quiet, delivered to row, ms",
-                        kind,
-                        visible(broker.bootstrap, new_database(kind, folder, server)),
-                    )
+                    where = new_database(kind, folder, server)
+                    yield "Quiet, delivered to row, ms", kind, visible(broker.bootstrap, where)
 
         yield measured
 
 
-def stores(servers: str, topic: str, count: int, group: str, *options: str) -> list[str]:
+def stores(servers: str, topic: str, count: int, group: str, url: str, *options: str) -> list[str]:
     """Return the command for the store."""
-    return ours("next_steps.history.store", servers, topic, count, "-g", group, *options)
+    own = ["-g", group, "--status-topic", f"{topic}.status", "--dead-letters", f"{topic}.DLQ", "--database", url]
+    return ours("next_steps.history.store", servers, topic, count, *own, *options)
 
 
 def new_database(kind: str, folder: Path, server: Postgres) -> str:
     """Return the URL of an empty database."""
-    name = f"history_{uuid.uuid4().hex[:8]}"
-    if kind == "SQLite":
-        return f"sqlite:///{folder / name}"
-    with sqlalchemy.create_engine(server.url, isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    return server.url.rpartition("/")[0] + f"/{name}"
+    return f"sqlite:///{folder / uuid.uuid4().hex}" if kind == "SQLite" else server.new_database()
 
 
 def various(servers: str, topic: str, orders: int) -> None:
@@ -631,8 +620,8 @@ def pages(kind: str, url: str, orders: int) -> Iterator[Row]:
                     start = time.perf_counter()
                     rows = show.listed(connection, args)
                     took = (time.perf_counter() - start) * 1000
-                assert bool(rows) != ("cancelled" in flags)
-                yield f"A page out of {orders:,}, {kind}, ms", f"{which} {flags.replace('--', '')}".strip(), took
+                    assert bool(rows) != ("cancelled" in flags)
+                    yield f"A page out of {orders:,}, {kind}, ms", f"{which} {flags.replace('--', '')}".strip(), took
 
 
 def visible(servers: str, url: str) -> float:
@@ -642,8 +631,7 @@ def visible(servers: str, url: str) -> float:
 
     topic, delivered = new_topic(servers), list[float]()
     client = Producer({"bootstrap.servers": servers, "linger.ms": 0, "log_level": 2})
-    own = ["-g", topic, "--status-topic", f"{topic}.status", "--dead-letters", f"{topic}.DLQ", "--database", url]
-    with running(ours("next_steps.history.store", servers, topic, 2, *own)) as child:
+    with running(stores(servers, topic, 2, topic, url)) as child:
         child.stdout.readline()
         client.produce(topic, VALUE, KEY)
         child.stdout.readline()

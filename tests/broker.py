@@ -226,7 +226,12 @@ def free_port() -> int:
 
 
 class Server:
-    """A process that runs until it is stopped, and writes its log to a file in its folder."""
+    """A process that runs until it is stopped, and writes its log to a file in its folder.
+
+    `stop_signal` is what asks it to end.
+    """
+
+    stop_signal = signal.SIGTERM
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.resolve()
@@ -250,12 +255,15 @@ class Server:
         """Return once the process answers; RuntimeError says why it did not."""
         raise NotImplementedError
 
-    def _run(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        """Start a command with variables of its own, out of reach of this terminal's Ctrl-C."""
+    def _run(
+        self, command: Sequence[str | Path], environment: dict[str, str] | None = None, user: str | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a command, with variables or as a user of its own, out of reach of this terminal's Ctrl-C."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 command,
                 env=environment,
+                user=user,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -269,7 +277,7 @@ class Server:
     def stop(self) -> None:
         """Stop the process as `docker stop` does: a request, and after STOP_LIMIT the end."""
         if self.process:
-            self.process.terminate()
+            self.process.send_signal(self.stop_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_LIMIT)
         self.kill()

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
-from broker import START_LIMIT, STOP_LIMIT, Server, free_port
+from broker import START_LIMIT, Server, free_port
 
 if TYPE_CHECKING:
     from typing import Self
@@ -35,6 +36,8 @@ class Postgres(Server):
     What it has confirmed is on the disk, as by default.
     """
 
+    stop_signal = signal.SIGINT  # ends all connections; otherwise it waits for them to be ended
+
     def __init__(self, directory: Path | None = None) -> None:
         self._stack = contextlib.ExitStack()
         # Not in a folder of pytest, which nobody but its own user may look into.
@@ -50,23 +53,17 @@ class Postgres(Server):
         if USER:
             shutil.chown(self.directory, USER)
         if not self.data.exists():
-            done = self._as_user([bin_ / "initdb", "-D", self.data, "-A", "trust", "-U", "postgres", "-E", "UTF8"])
-            if done.wait():
+            initdb = [bin_ / "initdb", "-D", self.data, "-A", "trust", "-U", "postgres", "-E", "UTF8"]
+            if self._run(initdb, user=USER).wait():
                 raise RuntimeError(f"initdb failed:\n{self._end_of_log()}")
         listen = ["-h", "127.0.0.1", "-p", str(self.port), "-k", self.directory]
-        self.process = self._as_user([bin_ / "postgres", "-D", self.data, *listen])
-
-    def _as_user(self, command: list[str | Path]) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                command, user=USER, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        self.process = self._run([bin_ / "postgres", "-D", self.data, *listen], user=USER)
 
     def wait(self) -> Self:
         deadline = time.monotonic() + START_LIMIT
         while self.process.poll() is None and time.monotonic() < deadline:
             try:
-                psycopg.connect(host="127.0.0.1", port=self.port, user="postgres", connect_timeout=5).close()
+                self._connect().close()
                 return self
             except psycopg.OperationalError as error:
                 if "password" in str(error):  # it asks for one, so it serves
@@ -74,13 +71,16 @@ class Postgres(Server):
             time.sleep(0.05)
         raise RuntimeError(f"PostgreSQL does not answer:\n{self._end_of_log()}")
 
-    def stop(self) -> None:
-        """Stop the server in its fast way, which ends all connections."""
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_LIMIT)
-        self.kill()
+    def _connect(self) -> psycopg.Connection:
+        own = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "connect_timeout": 5}
+        return psycopg.connect(**own, autocommit=True)
+
+    def new_database(self, options: str = "") -> str:
+        """Return the URL of an empty database, which was made with these options of CREATE DATABASE."""
+        name = f"orders_{uuid.uuid4().hex[:12]}"
+        with self._connect() as connection:
+            connection.execute(f"CREATE DATABASE {name} {options}")
+        return self.url.rpartition("/")[0] + f"/{name}"
 
     def kill(self) -> None:
         """End all processes of the server at once, as a crash of the machine does."""

@@ -95,8 +95,18 @@ class Project:
             log = run("sh", "-c", f"docker logs --tail 30 {container} 2>&1")
             raise AssertionError(f"{error}\n{state}\n{log}") from None
 
+    def freeze_until_noticed(self, service: str = "kafka") -> None:
+        """Freeze a container until its healthcheck has noticed, let it go on, and return when it is healthy again."""
+        run("docker", "kill", "-s", "STOP", self.container(service))
+        try:
+            self.wait_for("unhealthy", service)
+        finally:
+            run("docker", "kill", "-s", "CONT", self.container(service))
+        self.wait_for("healthy", service)
+
 
 COMMANDS = [name for name in ("docker-compose", "docker compose") if succeeds(*name.split(), "version")]
+needs_compose = pytest.mark.skipif(not COMMANDS, reason="no Compose command: install Docker (Debian: docker-compose)")
 
 
 @pytest.fixture(scope="module", params=COMMANDS or [None])
@@ -198,12 +208,7 @@ def test_the_orders_are_in_the_named_volume(project, run_producer, topic):
 # Once is enough: the engine runs the healthcheck, whichever Compose command it was given by.
 @pytest.mark.parametrize("command", COMMANDS[:1] or [None], indirect=True)
 def test_a_frozen_broker_is_unhealthy_until_it_goes_on(project):
-    run("docker", "kill", "-s", "STOP", project.container())
-    try:
-        project.wait_for("unhealthy")
-    finally:
-        run("docker", "kill", "-s", "CONT", project.container())
-    project.wait_for("healthy")
+    project.freeze_until_noticed()
 
 
 def test_orders_and_offsets_survive_down_and_up(project, run_producer, run_tracker, topic):

@@ -72,14 +72,7 @@ def database(request, tmp_path):
     """The URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'orders.db'}"
-    return new_database(request.getfixturevalue("server"))
-
-
-def new_database(server, options=""):
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with sa.create_engine(server.url, isolation_level="AUTOCOMMIT").connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} {options}")
-    return str(sa.make_url(server.url).set(database=name).render_as_string(hide_password=False))
+    return request.getfixturevalue("server").new_database()
 
 
 @pytest.fixture
@@ -422,7 +415,7 @@ def test_postgresql_may_stop_die_and_freeze(start, bootstrap, topic, tmp_path, l
     """The store waits inside its group, says so once each time, and goes on; its connections may be ended, too."""
     flow = life(20_000)
     with Postgres() as server:
-        database = new_database(server)
+        database = server.new_database()
         storing = start(*store_command(bootstrap, topic, database))
         storing.wait_for("Consumer is running")
         faults = [server.stop, server.kill, server.freeze]
@@ -477,7 +470,7 @@ def test_the_disk_may_be_full(start, bootstrap, topic, kind, life):
         with contextlib.ExitStack() as stack:
             database = f"sqlite:///{disk / 'orders.db'}"
             if kind == "postgresql":
-                database = new_database(stack.enter_context(Postgres(disk)))
+                database = stack.enter_context(Postgres(disk)).new_database()
             flow = life(10_000)
             storing = start(*store_command(bootstrap, topic, database))
             flow.send(slice(0, 100))
@@ -560,7 +553,7 @@ def test_sqlite_takes_samples_once_it_is_quiet(start, bootstrap, topic, tmp_path
 @needs_postgres
 def test_a_database_may_have_no_encoding(server, start, bootstrap, topic):
     """PostgreSQL makes such a one where the system has no locale."""
-    database = new_database(server, "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    database = server.new_database("ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
     feed(bootstrap, topic, order("José 寿司"))
     assert start(*store_command(bootstrap, topic, database), "-e").wait() == 0
     showing = start(sys.executable, "-m", "next_steps.history.show", "--database", database, "--json")
@@ -572,7 +565,7 @@ def test_a_database_may_have_no_encoding(server, start, bootstrap, topic):
 @posix
 def test_a_frozen_database_keeps_nobody_from_stopping(start, bootstrap, topic, tmp_path):
     with Postgres() as server:
-        storing = start(*store_command(bootstrap, topic, new_database(server)))
+        storing = start(*store_command(bootstrap, topic, server.new_database()))
         storing.wait_for("Consumer is running")
         server.freeze()
         try:
@@ -804,7 +797,7 @@ def test_readers_and_stores_go_on_during_a_rebuild(store, life, database, bootst
 
 @needs_postgres
 def test_a_rebuild_waits_for_a_reader_and_says_what_is_in_its_way(server, start, bootstrap, topic):
-    database = new_database(server)
+    database = server.new_database()
     store = partial(start, *store_command(bootstrap, topic, database))
     feed(bootstrap, topic, order())
     assert store("-e").wait() == 0
@@ -972,7 +965,7 @@ def test_a_database_that_can_not_be_one_is_wrong_usage(start, url, why, command)
 @needs_postgres
 def test_a_password_comes_from_a_file_and_is_not_shown(start, bootstrap, topic, tmp_path):
     with Postgres() as server:
-        url = sa.make_url(new_database(server))
+        url = sa.make_url(server.new_database())
         select_and_change(url, "ALTER ROLE CURRENT_USER PASSWORD 's3cret'")
         access = server.data / "pg_hba.conf"
         access.write_text("host all all 127.0.0.1/32 scram-sha-256\n")
@@ -1172,7 +1165,7 @@ def plain(line):
 @needs_postgres
 @needs_clients
 def test_psql_reads_the_tables_by_the_query_of_the_readme(server, start, bootstrap, topic):
-    database = new_database(server)
+    database = server.new_database()
     one = order()
     feed(bootstrap, topic, one, order("ana", "pizza", 2), change(one["order_id"], "cancelled"))
     assert start(*store_command(bootstrap, topic, database), "-e").wait() == 0
@@ -1184,7 +1177,7 @@ def test_psql_reads_the_tables_by_the_query_of_the_readme(server, start, bootstr
 
 @pytest.mark.xdist_group("history in Docker")
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not test_compose.COMMANDS, reason="no Compose command: install Docker (Debian: docker-compose)")
+@test_compose.needs_compose
 def test_docker(start, topic, tmp_path):
     """PostgreSQL runs in a Docker engine, keeps the history, and is unhealthy where it doesn't answer."""
     broker, port = free_port(), free_port()
@@ -1213,12 +1206,7 @@ def test_docker(start, topic, tmp_path):
         project.down()
         project.up()
         assert shown() == ["burger,placed,1,5"]
-        test_compose.run("docker", "kill", "-s", "STOP", project.container("postgres"))
-        try:
-            project.wait_for("unhealthy", "postgres")
-        finally:
-            test_compose.run("docker", "kill", "-s", "CONT", project.container("postgres"))
-        project.wait_for("healthy", "postgres")
+        project.freeze_until_noticed("postgres")
         with pytest.raises(AssertionError, match="POSTGRES_PASSWORD"):
             project.compose("up", "-d", POSTGRES_PASSWORD="")
 

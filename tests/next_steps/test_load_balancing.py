@@ -151,7 +151,7 @@ def led_by(admin, topic, number):
 
 
 @pytest.mark.xdist_group("cluster in Docker")
-@pytest.mark.skipif(not test_compose.COMMANDS, reason="no Compose command: install Docker (Debian: docker-compose)")
+@test_compose.needs_compose
 def test_docker(start, topic, tmp_path):
     """The cluster runs in a Docker engine, outlives a container, and keeps its orders."""
     ports = {port: str(free_port()) for port in ("9092", "9094", "9096")}  # its own are those of test_launcher
