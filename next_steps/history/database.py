@@ -141,24 +141,24 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(cause, sa.exc.DataError | sa.exc.IntegrityError | UnicodeError | OverflowError)
 
 
-def versions(connection: sa.Connection) -> tuple[str | None, str, bool]:
-    """Return which version the tables have, None for none, which one this code needs, and whether it knows theirs."""
-    script = ScriptDirectory.from_config(Config(HERE / "alembic.ini"))
+def versions(connection: sa.Connection) -> tuple[str | None, str]:
+    """Return which version the tables have, None for none, and which one this code needs."""
     current = MigrationContext.configure(connection, opts={"version_table": VERSIONS}).get_current_revision()
-    return current, str(script.get_current_head()), current in {known.revision for known in script.walk_revisions()}
+    return current, str(ScriptDirectory.from_config(Config(HERE / "alembic.ini")).get_current_head())
 
 
 def upgrade(engine: sa.Engine) -> None:
     """Make the tables, or bring older ones up to date; SystemExit where newer code has made them."""
     with engine.begin() as connection:  # which may take its time
-        current, head, known = versions(connection)
+        current, head = versions(connection)
         if current == head:
             return
-        if current and not known:
+        config = Config(HERE / "alembic.ini")
+        known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
+        if current and current not in known:
             sys.exit(f"The database has tables of version {current}, which is newer than this code's {head}. Update it")
         if current:
             print(f"Upgrading the tables of the database from version {current} to {head}", file=sys.stderr)
-        config = Config(HERE / "alembic.ini")
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "head")
 

@@ -92,12 +92,7 @@ def take_up(
         for where, (first, end) in bounds.items():
             if first <= there.get(where, -1) <= end:
                 continue
-            name = f"{where[0]} [{where[1]}]"
-            holds = f"{name} holds {first} to {end} in Kafka, and the database comes to {there.get(where)} next"
-            if where in there and not skip_missing:
-                sys.exit(f"{holds}: there would be a hole. Bring back a newer backup, or accept it with --skip-missing")
-            if where in there or first:
-                print(f"{name} begins at {first}: what was before is no longer in Kafka", file=sys.stderr)
+            accept(where, there.get(where), first, end, skip_missing)
             there[where] = first
             upsert(connection, offsets, [{"topic": where[0], "partition": where[1], "next_offset": first}])
     starts = [TopicPartition(*where, there[where]) for where in new]
@@ -108,6 +103,16 @@ def take_up(
     known.update({where: there[where] for where in new})
     consumer.assigned.clear()
     return starts
+
+
+def accept(where: Place, known: int | None, first: int, end: int, skip_missing: bool) -> None:
+    """Say that a partition begins at its first record; SystemExit where that leaves a hole, not accepted."""
+    name = f"{where[0]} [{where[1]}]"
+    if known is not None and not skip_missing:
+        holds = f"{name} holds {first} to {end} in Kafka, and the database comes to {known} next"
+        sys.exit(f"{holds}: there would be a hole. Bring back a newer backup, or accept it with --skip-missing")
+    if known is not None or first:
+        print(f"{name} begins at {first}: what was before is no longer in Kafka", file=sys.stderr)
 
 
 def check(consumer: OwnOffsets, known: dict[Place, int], batch: Sequence[Message]) -> None:

@@ -12,7 +12,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -148,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     engine = connect(args.database, read_only=True)
     try:
         with transaction(engine) as connection:
-            current, head, _ = versions(connection)
+            current, head = versions(connection)
             if current != head:
                 has = f"tables of version {current}, and this needs {head}" if current else "no tables"
                 sys.exit(f"The database {args.database} has {has}. Start the store, which makes them")
@@ -157,21 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.exit(f"The database {engine.url} can't be read: {reason(error)}. Start the store, or check --database")
     found = [{name: written(row[name]) for name in names} for row in found]
     if found or args.form is not as_table:
-        put_out(args.form(names, found))
+        tracker.show(args.form(names, found))
     else:
         print("No order is there that was asked for", file=sys.stderr)
     if len(found) == args.limit and args.form is as_table and not args.totals and not args.story:
         print(f"There may be more: --after {found[-1]['order_id']}", file=sys.stderr)
     return 0
-
-
-def put_out(lines: Sequence[str]) -> None:
-    """Print the lines; SystemExit where nobody reads them any more."""
-    try:
-        print("".join(line + "\n" for line in lines), end="", flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush would fail too
-        sys.exit(f"Standard output could not be written: {error}")
 
 
 def asked(connection: sa.Connection, args: argparse.Namespace) -> tuple[list[str], list[Row]]:
