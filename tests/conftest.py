@@ -54,6 +54,7 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # brokers 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pictures", action="store_true", help="make those of next_steps/web/README.md anew")
     parser.addoption("--soak", action="store_true", help="inject the faults of test_faults.py more often")
 
 

@@ -76,7 +76,9 @@ def connect(url: sa.URL, read_only: bool = False, schema: str | None = None) -> 
     """Return what connects to the database, in PostgreSQL to a schema, and has not yet."""
     if url.drivername == "sqlite":
         file = Path(str(url.database)).resolve().as_uri() + ("?mode=ro" if read_only else "")
-        engine = sa.create_engine(url, creator=partial(sqlite3.connect, file, uri=True, timeout=LIMIT / 2))
+        engine = sa.create_engine(
+            url, creator=partial(sqlite3.connect, file, uri=True, timeout=LIMIT / 2, check_same_thread=False)
+        )
     else:
         session = SESSION + (f" -c search_path={schema}" if schema else "")
         engine = sa.create_engine(url, connect_args={"options": session} | NETWORK)
@@ -104,11 +106,11 @@ def connect(url: sa.URL, read_only: bool = False, schema: str | None = None) -> 
 
 
 @contextlib.contextmanager
-def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Yield a connection in a transaction, which a server that froze holds for HANGS at most."""
+def transaction(engine: sa.Engine, limit: float = HANGS) -> Iterator[sa.Connection]:
+    """Yield a connection in a transaction, which a server that froze holds for `limit` seconds at most."""
     with engine.connect() as connection:
         raw = connection.connection.driver_connection
-        watch = threading.Timer(HANGS, hang_up, [raw])
+        watch = threading.Timer(limit, hang_up, [raw])
         watch.daemon = True
         if engine.dialect.name == "postgresql":  # SQLite is no server
             watch.start()

@@ -147,10 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     engine = connect(args.database, read_only=True)
     try:
         with transaction(engine) as connection:
-            current, head = versions(connection)
-            if current != head:
-                has = f"tables of version {current}, and this needs {head}" if current else "no tables"
-                sys.exit(f"The database {args.database} has {has}. Start the store, which makes them")
+            if lack := lacks(connection):
+                sys.exit(f"The database {args.database} has {lack}. Start the store, which makes them")
             names, found = asked(connection, args)
     except SQLAlchemyError as error:
         sys.exit(f"The database {engine.url} can't be read: {reason(error)}. Start the store, or check --database")
@@ -162,6 +160,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(found) == args.limit and args.form is as_table and not args.totals and not args.story:
         print(f"There may be more: --after {found[-1]['order_id']}", file=sys.stderr)
     return 0
+
+
+def lacks(connection: sa.Connection) -> str | None:
+    """Return what the database has in place of the tables that this code needs, None where it has these."""
+    current, head = versions(connection)
+    if current == head:
+        return None
+    return f"tables of version {current}, and this needs {head}" if current else "no tables"
 
 
 def asked(connection: sa.Connection, args: argparse.Namespace) -> tuple[list[str], list[Row]]:

@@ -49,8 +49,8 @@ def line_for(letter: Message) -> str:
     return tracker.printable(f"{named(letter)} {when} from {origin}: {error}: {excerpt}")
 
 
-def run(consumer: Consumer, args: argparse.Namespace, stop: Sequence[object]) -> int:
-    """List the letters or send them back; return 0 where all was done and each record was a letter or a note."""
+def waiting(consumer: Consumer, args: argparse.Namespace, stop: Sequence[object]) -> tuple[dict[Place, Message], int]:
+    """Return the letters that have not gone back, and how many records were neither a letter nor a note."""
     letters: dict[Place, Message] = {}
     skipped = 0
     for records in tracker.follow(consumer, [args.topic], until_end=True, stop=stop):
@@ -65,6 +65,12 @@ def run(consumer: Consumer, args: argparse.Namespace, stop: Sequence[object]) ->
             except ValueError as why:
                 skipped += 1
                 print(f"Skipped {why}", file=sys.stderr)
+    return letters, skipped
+
+
+def run(consumer: Consumer, args: argparse.Namespace, stop: Sequence[object]) -> int:
+    """List the letters or send them back; return 0 where all was done and each record was a letter or a note."""
+    letters, skipped = waiting(consumer, args, stop)
     if stop:
         return 1  # what else was read could be a note that a letter went back
     if not letters:

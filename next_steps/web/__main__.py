@@ -1,0 +1,121 @@
+"""Serve a web page for orders at http://127.0.0.1:8000, until Ctrl-C.
+
+    python -m next_steps.web                        with the store of next_steps.history in it, into the file orders.db
+    python -m next_steps.web --database @FILE       reads the database whose URL the file holds, which a store fills
+
+It reads the database and writes to Kafka only.
+Exit status: 0 stopped, 1 it can't serve, 2 wrong usage.
+"""
+
+import argparse
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from confluent_kafka import KafkaException
+
+import tracker
+from next_steps.history import store
+from next_steps.history.database import add_database, address
+from next_steps.web.app import create_app
+from next_steps.web.kafka import Broker, Sender, StoreThread
+
+STOPS = 4.5  # seconds until all has ended
+FLUSH = 2.5  # seconds of these for Kafka to confirm what is under way
+
+
+class Server(uvicorn.Server):
+    """A server that ends its live pages, and answers orders under way, when a signal comes."""
+
+    stopped_at = 0.0
+    on_stop: Any = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; a second signal changes nothing."""
+        if not self.should_exit:
+            self.should_exit, self.stopped_at = True, time.monotonic()
+            asyncio.get_event_loop().call_soon_threadsafe(self.on_stop)
+
+
+def serve(args: argparse.Namespace, listener: socket.socket) -> None:
+    """Serve until a signal comes."""
+    sender, storing = Sender(args.config), StoreThread(args, store.run) if args.stores else None
+    broker = Broker(args.config, {args.topic, args.status_topic}, storing.reconnect if storing else lambda: None)
+    app = create_app(args, sender, broker)
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            log_level="error",  # what clients do wrong is not for the log
+            server_header=False,
+            http="httptools",
+            timeout_graceful_shutdown=4,
+            limit_concurrency=2_000,
+        )
+    )
+
+    def on_stop() -> None:
+        app.state.live.stop()
+        app.state.letters.stop()
+        asyncio.get_running_loop().run_in_executor(None, partial(sender.stop, FLUSH))
+
+    server.on_stop = on_stop
+    tracker.show([f"Serving http://127.0.0.1:{listener.getsockname()[1]}"])
+    server.run(sockets=[listener])
+    broker.stop()
+    if storing:
+        storing.stop(max(0, STOPS - (time.monotonic() - server.stopped_at)))
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line: of tracker.py's, what is about Kafka."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, many = parser.add_argument, dict[str, Any](action="append", default=[])
+    add("--port", type=int, default=8000, metavar="N", help="where it serves, 0: any that is free (%(default)s)")
+    add_database(parser)
+    add("--max-rate", type=int, default=50, metavar="N", help="changes a second from one address (%(default)s)")
+    add("-b", "--bootstrap-servers", dest="flags", type="bootstrap.servers={}".format, metavar="HOST:PORT", **many)
+    add("-t", "--topic", default="orders", help="(%(default)s)")
+    add("--status-topic", default="order-status", metavar="TOPIC", help="where changes go (%(default)s)")
+    add("--dead-letters", default="orders.DLQ", metavar="TOPIC", help="the topic of dead letters (%(default)s)")
+    add("-g", "--group", dest="flags", type="group.id={}".format, metavar="ID", help=f"({store.GROUP})", **many)
+    add("-X", dest="properties", metavar="PROP=VALUE", help="any librdkafka property", **many)
+    add("-F", dest="file", metavar="FILE", help="a file of such properties: the place for passwords")
+    # What the store has besides.
+    parser.set_defaults(database=None, count=None, exit=False, rebuild=False, skip_missing=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve as the command line says; return the exit status, SystemExit says what is wrong."""
+    tracker.CONFIG["group.id"] = store.GROUP
+    parser = command_line()
+    args = parser.parse_args(argv)
+    args.stores, args.database = args.database is None, args.database or address("sqlite:///orders.db")
+    try:
+        args.config = tracker.read_config(args)
+        Sender(args.config).stop(0)  # it says what is wrong with a property
+        listener = socket.create_server(("127.0.0.1", args.port), backlog=2048)
+    except KafkaException as error:
+        parser.error(f"{error.args[0].str().rstrip('.')}. Check -X and -F")
+    except OverflowError:
+        parser.error("--port must be from 0 to 65535")
+    except (ValueError, TypeError) as error:
+        parser.error(str(error))
+    except OSError as error:
+        if error.filename:
+            parser.error(str(error))
+        sys.exit(f"Port {args.port} can't be used: {error}. Choose another one by --port")
+    serve(args, listener)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The application: the pages and the API, behind what guards them."""
+
+import argparse
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from next_steps.history.database import connect
+from next_steps.web import api, pages
+from next_steps.web.desk import Desk, RefusedError
+from next_steps.web.guard import Guard
+from next_steps.web.kafka import Broker, NotConfirmedError, Sender
+from next_steps.web.letters import Letters
+from next_steps.web.live import DatabaseAwayError, Live
+from next_steps.web.metrics import Metrics
+
+HERE = Path(__file__).parent
+SIZE = 16 * 1024  # bytes of a body
+HOSTS = ["localhost", "127.0.0.1"]
+AGAIN = {"Retry-After": "5"}
+
+
+def create_app(args: argparse.Namespace, sender: Sender, broker: Broker) -> FastAPI:
+    """Return the application; what it needs is in its `state`."""
+    live = Live(connect(args.database, read_only=True), broker)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        looking = asyncio.create_task(live.run())
+        yield
+        live.stop()
+        await looking
+
+    description = "Orders are placed into Kafka, and read from the history that a store makes of it."
+    app = FastAPI(
+        title="Orders", version="1", description=description, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
+    app.state.live = live
+    app.state.desk = Desk(sender, live, args.topic, args.status_topic)
+    app.state.letters = Letters(args, broker)
+    app.state.metrics = Metrics(live)
+    app.state.kept = pages.Kept()
+    app.include_router(api.router)
+    app.include_router(pages.router)
+    app.mount("/static/swagger", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
+    app.mount("/static", StaticFiles(directory=HERE / "static"))
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=SIZE)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
+    app.add_middleware(Guard, max_rate=args.max_rate)
+    app.add_exception_handler(HTTPException, refused_page)
+    app.add_exception_handler(404, refused_page)
+    app.add_exception_handler(405, refused_page)
+    app.add_exception_handler(RequestValidationError, not_valid)
+    app.add_exception_handler(RefusedError, refused)
+    app.add_exception_handler(NotConfirmedError, not_confirmed)
+    app.add_exception_handler(DatabaseAwayError, database_away)
+    return app
+
+
+async def refused_page(request: Request, error: Any) -> Response:
+    """Answer a browser by a page, and a program by JSON."""
+    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+        title, advice = str(error.detail), "Go back to the list."
+        return pages.render(request, "error.html", error.status_code, title=title, advice=advice)
+    return await http_exception_handler(request, error)
+
+
+async def not_valid(request: Request, error: Any) -> Response:
+    """Name the fields that are wrong, without what they held: half a letter could not be written back."""
+    wrong = [{name: each[name] for name in ("type", "loc", "msg")} for each in error.errors()]
+    return JSONResponse({"detail": wrong}, 422)
+
+
+async def refused(request: Request, error: Any) -> Response:
+    """Answer what the desk has refused."""
+    wrong = [{"type": "idempotency_key", "loc": ["header", "Idempotency-Key"], "msg": error.detail}]
+    return JSONResponse({"detail": wrong if error.status == 422 else error.detail}, error.status)
+
+
+async def not_confirmed(request: Request, error: Exception) -> Response:
+    """Answer what Kafka did not confirm."""
+    detail = f"Kafka did not confirm it: {error}. Send it again, with the same Idempotency-Key"
+    return JSONResponse({"detail": detail}, 503, AGAIN)
+
+
+async def database_away(request: Request, error: Exception) -> Response:
+    """Answer what the database has to be asked for."""
+    return JSONResponse({"detail": f"The database does not answer: {error}. Try again"}, 503, AGAIN)

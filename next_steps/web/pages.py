@@ -1,0 +1,264 @@
+"""The pages. Each works as it comes from here; static/page.js makes it live by asking for it again."""
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import jinja2
+from fastapi import APIRouter, Request
+from fastapi.params import Form
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from next_steps.history.life import CHANGES, NEXT
+from next_steps.web import models, queries
+from next_steps.web.access import user_of
+from next_steps.web.api import whole
+from next_steps.web.desk import RefusedError
+from next_steps.web.kafka import NotConfirmedError
+from next_steps.web.live import DatabaseAwayError, Live, ask
+
+KEY = "KEY-OF-THE-FORM"  # in a page that was kept: each reader gets a key of his own
+ACTIONS = {"accepted": "Accept", "preparing": "Prepare", "delivered": "Deliver", "cancelled": "Cancel"}
+FILTERS = ("user", "item", "status", "order_id", "since", "until")
+FIELDS = {"user": "User", "item": "Item", "quantity": "Quantity"}
+
+router = APIRouter(include_in_schema=False)
+Text = Annotated[str, Form()]
+templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+templates.globals.update(statuses=list(NEXT), actions=ACTIONS, fields=FIELDS, many=queries.MANY)
+templates.filters["utc"] = lambda at: f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
+
+
+class Kept:
+    """The list as it was made for a state of all pages: whoever asks for it in the same state gets it as it is."""
+
+    def __init__(self) -> None:
+        self._serial, self._pages = -1, dict[str, bytes]()
+
+    def get(self, serial: int, query: str) -> bytes | None:
+        """Return the page of a query, None where the state is another one."""
+        return self._pages.get(query) if serial == self._serial else None
+
+    def put(self, serial: int, query: str, page: bytes) -> None:
+        """Keep a page, of the newest state only."""
+        if serial != self._serial:
+            self._serial, self._pages = serial, {}
+        if len(self._pages) < 100:
+            self._pages[query] = page
+
+
+def render(request: Request, name: str, status: int = 200, **context: Any) -> Response:
+    """Return a page."""
+    text = templates.get_template(name).render(live=request.app.state.live, **context)
+    return HTMLResponse(text.replace(KEY, uuid.uuid4().hex), status)
+
+
+def search_from(query: Mapping[str, str]) -> tuple[queries.Search, dict[str, str]]:
+    """Return what the address of a page asks for, and what is wrong with its fields; these are passed over."""
+    given = {name: value.strip() for name, value in query.items() if value.strip()}
+    wrong: dict[str, str] = {}
+    times: dict[str, datetime | None] = {}
+    for name in ("since", "until"):
+        try:
+            text = given.get(name, "").replace("Z", "+00:00")
+            times[name] = queries.in_utc(datetime.fromisoformat(text)) if text else None
+        except (ValueError, OverflowError):
+            wrong[name] = "must be a time such as 2026-11-28T18:30"
+    if (status := given.get("status")) not in (None, *NEXT):
+        wrong["status"], status = f"must be one of {', '.join(NEXT)}", None
+    sort = given.get("sort", "-time")
+    if sort.removeprefix("-") not in queries.SORTS:
+        sort = "-time"
+    keys = {name: given.get(name) for name in ("after", "before", "top")}
+    for name, value in keys.items():
+        try:
+            if value:
+                queries.key(value, sort.removeprefix("-"))
+        except ValueError:
+            keys[name] = None
+    search = queries.Search(
+        given.get("user"),
+        given.get("item"),
+        status,
+        given.get("order_id"),
+        times.get("since"),
+        times.get("until"),
+        sort.removeprefix("-"),
+        sort.startswith("-"),
+        **keys,  # type: ignore[arg-type]
+    )
+    return search, wrong
+
+
+@router.get("/")
+async def index(request: Request) -> Response:
+    """Show the list, with the form for an order."""
+    live: Live = request.app.state.live
+    kept: Kept = request.app.state.kept
+    serial, query = live.serial, str(request.url.query)
+    if page := kept.get(serial, query):
+        return HTMLResponse(page.replace(KEY.encode(), uuid.uuid4().hex.encode()))
+    text = await run_in_threadpool(listed, request, {}, {})
+    if not live.trouble:
+        kept.put(serial, query, text.encode())
+    return HTMLResponse(text.replace(KEY, uuid.uuid4().hex), 503 if live.trouble else 200)
+
+
+def listed(request: Request, form: Mapping[str, str], errors: Mapping[str, str], **context: Any) -> str:
+    """Return the page with the list; the fields of its form keep what was typed, with what is wrong beside them."""
+    live: Live = request.app.state.live
+    query = dict(request.query_params)
+    search, wrong = search_from(query)
+    version = live.version
+    try:
+        page = ask(live, queries.find, search)
+    except DatabaseAwayError:
+        page = None
+
+    def link(**changes: str | None) -> str:
+        """Return the address of the list as it is asked for, with changes."""
+        keep = {name: query.get(name) for name in (*FILTERS, "sort")}
+        given = {name: value for name, value in {**keep, **changes}.items() if value}
+        return "/?" + urlencode(given) if given else "/"
+
+    return templates.get_template("orders.html").render(
+        live=live,
+        page=page,
+        search=search,
+        query=query,
+        wrong=wrong,
+        searched=any(query.get(name) for name in FILTERS),
+        link=link,
+        version=version,
+        form=form,
+        errors=errors,
+        **{"problem": None, "placed": query.get("placed"), "key": KEY, **context},
+    )
+
+
+@router.post("/orders")
+async def place(request: Request, user: Text = "", item: Text = "", quantity: Text = "", key: Text = "") -> Response:
+    """Place the order of the form."""
+    form: dict[str, Any] = {"user": user, "item": item, "quantity": quantity}
+    try:
+        is_number = quantity.strip().isdecimal() and len(quantity) < 20
+        order = models.NewOrder(**form | {"quantity": int(quantity) if is_number else quantity})
+    except ValidationError as error:
+        errors = {str(each["loc"][0]): each["msg"].removeprefix("Value error, ") for each in error.errors()}
+        return await again(request, 422, form, errors)
+    try:
+        # With what it is for: sent once more it is the same order, and corrected it is another one.
+        whole_key = f"{key} {order.user} {order.item} {order.quantity}" if key else None
+        placed = await request.app.state.desk.place(order.user, order.item, order.quantity, whole_key)
+    except NotConfirmedError as error:
+        problem = f"The order was not confirmed: {error}. Send it again, which doesn't make it two"
+        return await again(request, 503, form, {}, problem=problem, key=key)
+    except DatabaseAwayError as error:
+        problem = f"The order was not sent, as the database does not answer: {error}. Send it again in a moment"
+        return await again(request, 503, form, {}, problem=problem, key=key)
+    return RedirectResponse(f"/?placed={placed['order_id']}", 303)
+
+
+async def again(request: Request, status: int, form: Any, errors: Any, key: str = KEY, **context: Any) -> Response:
+    """Return the list with the form as it was filled in."""
+    text = await run_in_threadpool(lambda: listed(request, form, errors, key=key or KEY, **context))
+    return HTMLResponse(text.replace(KEY, uuid.uuid4().hex), status)
+
+
+@router.get("/orders")
+async def back() -> Response:
+    """Lead to the list whoever reloads what a form has answered."""
+    return RedirectResponse("/", 303)
+
+
+@router.get("/orders/{order_id}")
+async def show(request: Request, order_id: str) -> Response:
+    """Show an order and its story."""
+    return await order_page(request, order_id)
+
+
+@router.post("/orders/{order_id}/status")
+async def change(request: Request, order_id: str, status: Text = "") -> Response:
+    """Change the status of an order by a button."""
+    if status not in CHANGES:
+        return await order_page(request, order_id, 422, f"The status must be one of {', '.join(CHANGES)}")
+    try:
+        await request.app.state.desk.change(order_id, status, user_of(request))
+    except RefusedError as error:
+        return await order_page(request, order_id, error.status, f"{error}. This is how it stands now")
+    except NotConfirmedError as error:
+        return await order_page(request, order_id, 503, f"The change was not confirmed: {error}. Try again in a moment")
+    except DatabaseAwayError as error:
+        return await order_page(request, order_id, 503, f"The database does not answer: {error}. Try again in a moment")
+    return RedirectResponse(f"/orders/{order_id}", 303)
+
+
+async def order_page(request: Request, order_id: str, status: int = 200, problem: str | None = None) -> Response:
+    """Return the page of an order, with what went wrong."""
+    live: Live = request.app.state.live
+    version = live.version
+    try:
+        found = await run_in_threadpool(ask, live, whole, order_id)
+    except DatabaseAwayError:
+        return render(
+            request, "error.html", 503, title="The database does not answer", advice="Look again in a moment."
+        )
+    if found is None:
+        advice = "Check the id. A new order is here as soon as the store has it."
+        return render(request, "error.html", 404, title="There is no such order", advice=advice)
+    order, story = found
+    possible = NEXT[order["status"]]
+    context = {"order": order, "story": story, "possible": possible, "problem": problem, "version": version}
+    return render(request, "order.html", status, **context)
+
+
+@router.get("/dead-letters")
+async def dead_letters(request: Request) -> Response:
+    """Show the dead letters that wait."""
+    return await letters_page(request)
+
+
+@router.post("/dead-letters")
+async def send_back(request: Request, place: Text = "") -> Response:
+    """Send a dead letter back."""
+    try:
+        await request.app.state.letters.send_back(place)
+    except RefusedError as error:
+        return await letters_page(request, error.status, str(error))
+    except NotConfirmedError as error:
+        return await letters_page(request, 503, f"It was not sent back: {error}. Try again in a moment")
+    return RedirectResponse(f"/dead-letters?back={urlencode({'': place})[1:]}", 303)
+
+
+async def letters_page(request: Request, status: int = 200, problem: str | None = None) -> Response:
+    """Return the page of the dead letters, with what went wrong."""
+    letters, total = [], 0
+    try:
+        letters, total = await request.app.state.letters.waiting()
+    except NotConfirmedError as error:
+        status, problem = 503, problem or f"The dead letters can't be read: {error}. Look again in a moment"
+    back = request.query_params.get("back")
+    return render(request, "letters.html", status, letters=letters, total=total, problem=problem, back=back)
+
+
+@router.get("/state")
+async def state(request: Request) -> Response:
+    """Show what all pages have at their top."""
+    return render(request, "state.html")
+
+
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """Show the description of the API."""
+    return render(request, "docs.html")

@@ -1,0 +1,168 @@
+// Makes the page live: whenever the server says that something has changed, it asks for the page again and takes in
+// what differs. A hidden page lets its stream go, as a browser has six connections to a server for all its tabs.
+const body = document.body;
+const parse = (text) => new DOMParser().parseFromString(text, "text/html");
+let stream, busy = false, again = false, seen = body.dataset.version;
+
+function localTimes(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    const today = at.toDateString() === new Date().toDateString();
+    const day = { month: "short", day: "numeric", ...(at.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" }) };
+    time.textContent = at.toLocaleString([], { ...(today ? {} : day), hour: "2-digit", minute: "2-digit" });
+  }
+}
+
+// At the top of the first page new orders are taken in; elsewhere the rows stay under the reader, and are only counted.
+function reading() {
+  const list = document.getElementById("list");
+  return Boolean(list?.dataset.top) && (!list.dataset.first || list.dataset.held || scrollY > 40 || list.contains(document.activeElement));
+}
+
+function address() {
+  if (body.dataset.source !== "/") return body.dataset.source;
+  const list = document.getElementById("list");
+  const url = new URL(location.href);
+  url.searchParams.delete("placed");
+  list.dataset.held = reading() ? "yes" : "";
+  if (reading()) url.searchParams.set("top", list.dataset.top);
+  return url;
+}
+
+function takeIn(page) {
+  for (const fresh of page.querySelectorAll("[data-live]")) {
+    const old = document.getElementById(fresh.id);
+    if (!old || (fresh.id === "list" && takeInRows(old, fresh))) continue;
+    swap(old, fresh);
+  }
+}
+
+function swap(old, fresh) {
+  localTimes(fresh);
+  for (const details of old.querySelectorAll("details[open]")) fresh.querySelector(`#${details.id}`)?.setAttribute("open", "");
+  if (old.isEqualNode(fresh)) return;
+  const focused = old.contains(document.activeElement);
+  const id = document.activeElement?.id;
+  if (fresh.id === "list") fresh.dataset.held = old.dataset.held || "";
+  const node = document.importNode(fresh, true);
+  old.replaceWith(node);
+  if (focused) (document.getElementById(id) || (node.tabIndex < 0 ? node : document.getElementById("main"))).focus({ preventScroll: true });
+}
+
+// Rows that stay keep their place and their focus; returns whether there was a table to take them in.
+function takeInRows(old, fresh) {
+  const [to, from] = [old.querySelector("tbody"), fresh.querySelector("tbody")];
+  if (!to || !from) return false;
+  localTimes(from);
+  const known = new Map([...to.rows].map((row) => [row.id, row]));
+  const top = old.dataset.top;
+  let place = to.firstElementChild;
+  for (const row of [...from.rows]) {
+    let mine = known.get(row.id);
+    known.delete(row.id);
+    if (mine && mine !== place) { // those before it have gone
+      while (place && place !== mine) { const gone = place; place = place.nextElementSibling; if (!known.has(gone.id)) continue; known.delete(gone.id); gone.remove(); }
+    }
+    if (mine) {
+      for (let n = 0; n < row.cells.length; n++) if (!mine.cells[n].isEqualNode(row.cells[n])) mine.cells[n].innerHTML = row.cells[n].innerHTML;
+      place = mine.nextElementSibling;
+    } else {
+      const node = document.importNode(row, true);
+      node.classList.add("fresh");
+      setTimeout(() => node.classList.remove("fresh"), 1500);
+      to.insertBefore(node, place);
+    }
+  }
+  for (const row of known.values()) row.remove();
+  old.dataset.first = fresh.dataset.first;
+  old.dataset.top = old.dataset.held && top ? top : fresh.dataset.top;
+  return true;
+}
+
+async function refresh() {
+  if (busy) { again = true; return; }
+  busy = true;
+  try {
+    do {
+      again = false;
+      const answer = await fetch(address(), { headers: { Accept: "text/html" } });
+      if (!answer.headers.get("content-type")?.startsWith("text/html")) throw new Error(answer.status);
+      const page = parse(await answer.text());
+      seen = page.body.dataset.version || seen;
+      takeIn(page);
+      await new Promise((done) => setTimeout(done, 250));
+    } while (again && !document.hidden);
+  } catch {
+    say("Not connected, trying again");
+  } finally {
+    busy = false;
+  }
+}
+
+function say(text) {
+  const at = document.getElementById("stream");
+  if (at.textContent !== text) at.textContent = text;
+}
+
+function listen() {
+  stream?.close();
+  stream = undefined;
+  if (document.hidden) return;
+  stream = new EventSource("/api/events");
+  let first = true;
+  stream.addEventListener("change", (event) => {
+    say("Live");
+    if (!first || event.lastEventId !== seen) refresh();
+    first = false;
+  });
+  stream.onerror = () => {
+    say("Not connected, trying again");
+    first = false; // what it says next may differ though the orders are the same
+    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000); // it was refused
+  };
+}
+
+// Forms: the answer's part of the page takes the place of the form's.
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  const part = form.dataset.swap;
+  if (!part) return;
+  event.preventDefault();
+  const fields = new URLSearchParams(new FormData(form, event.submitter));
+  const buttons = [...form.querySelectorAll("button")];
+  for (const button of buttons) button.disabled = true;
+  try {
+    const answer = await fetch(form.action, { method: "POST", body: fields, headers: { Accept: "text/html" } });
+    const fresh = parse(await answer.text()).getElementById(part);
+    if (!fresh) { location.assign(answer.url); return; }
+    localTimes(fresh);
+    const node = document.importNode(fresh, true);
+    document.getElementById(part).replaceWith(node);
+    const to = node.querySelector("[aria-invalid]") || (part === "place" ? node.querySelector("input:not([type=hidden])") : node);
+    to?.focus({ preventScroll: part !== "place" });
+    refresh();
+  } catch {
+    for (const button of buttons) button.disabled = false;
+    say("Not sent: the server does not answer. Try again");
+  }
+});
+
+// The search takes times in the reader's zone; the server gets them in UTC.
+for (const input of document.querySelectorAll("input[type=datetime-local]")) {
+  const local = (at) => new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
+  if (input.value) input.value = local(new Date(input.value + "Z"));
+  input.closest(".field").querySelector(".zone").textContent = "(your time)";
+}
+document.querySelector("form.search")?.addEventListener("formdata", (event) => {
+  for (const name of ["since", "until"]) {
+    const value = event.formData.get(name);
+    if (value) event.formData.set(name, new Date(value).toISOString().slice(0, 16));
+  }
+  for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
+});
+
+localTimes(document);
+document.addEventListener("visibilitychange", () => { listen(); if (!document.hidden) refresh(); });
+addEventListener("pagehide", () => stream?.close());
+addEventListener("pageshow", (event) => { if (event.persisted) { listen(); refresh(); } });
+listen();
