@@ -5,11 +5,12 @@
     python tests/benchmark.py --scale                             many trackers, three brokers, many orders: an hour
     python tests/benchmark.py --schemas                           Avro, Protobuf and JSON Schema, with a registry
     python tests/benchmark.py --history                           orders in a database, SQLite and PostgreSQL
+    python tests/benchmark.py --web                               a web page, beside the bare framework
     python tests/benchmark.py --rounds 1 --orders 10000           a quick look
 
-All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS; --scale on three of its own, --schemas and --history on
-one of its own with a registry or a PostgreSQL server. Each round measures everything in turn, so that a machine that
-slows down does so for all. What is not installed is shown as that. Runs on Linux and macOS.
+All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS; --scale on three of its own, --schemas, --history and
+--web on one of its own, with what else they need. Each round measures everything in turn, so that a machine that slows
+down does so for all. What is not installed is shown as that. Runs on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -682,11 +683,12 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--scale", action="store_true", help="many trackers, three brokers, many orders")
     which.add_argument("--schemas", action="store_true", help="each format of next_steps/schemas")
+    which.add_argument("--web", action="store_true", help="the page of next_steps/web")
     which.add_argument("--history", action="store_true", help="each database of next_steps/history")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often everything is measured (5)")
     parser.add_argument("--orders", type=int, metavar="N", help="orders of a bulk (200000; for --scale a million)")
     args = parser.parse_args()
-    own = args.scale or args.schemas or args.history
+    own = args.scale or args.schemas or args.history or args.web
     if missing() and (own or not os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
         otherwise = "" if own else ", or set KAFKA_BOOTSTRAP_SERVERS"
         parser.exit(1, f"No broker can be started here. Install {missing()}{otherwise}\n")
@@ -697,6 +699,10 @@ def main() -> int:
         start, orders, first_row, notes = (schemas, 200_000, "first", SCHEMAS_NOTES)
     if args.history:
         start, orders, first_row, notes = (history, 300_000, "first", HISTORY_NOTES)
+    if args.web:
+        from benchmark_web import WEB_NOTES, web
+
+        start, orders, first_row, notes = (web, 300_000, "first", WEB_NOTES)
     figures: dict[str, dict[str, list[float | None]]] = {}
     with tempfile.TemporaryDirectory() as folder, start(Path(folder), args.orders or orders) as measured:
         for number in range(1, args.rounds + 1):

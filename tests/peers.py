@@ -269,3 +269,74 @@ def bare_store(servers: str, topic: str, group: str, count: str, url: str) -> No
             consumer.store_offsets(message=records[-1])
             left -= len(rows)
     consumer.close()
+
+
+def bare_web(servers: str, topic: str, port: str) -> None:
+    """Serve POST /api/orders with FastAPI alone: input checked, one Producer, answered once Kafka has confirmed it."""
+    import asyncio
+    import threading
+
+    import uvicorn
+    from confluent_kafka import Producer
+    from fastapi import FastAPI, HTTPException
+    from pydantic import BaseModel
+
+    class Order(BaseModel):
+        user: str
+        item: str
+        quantity: int
+
+    app, producer = FastAPI(), Producer({"bootstrap.servers": servers, "enable.idempotence": True, "linger.ms": 1})
+
+    def serve_reports():
+        while True:
+            producer.poll(0.1)
+
+    threading.Thread(target=serve_reports, daemon=True).start()
+
+    @app.get("/health/ready")
+    async def ready() -> dict[str, bool]:
+        return {"ready": True}
+
+    @app.post("/api/orders", status_code=201)
+    async def place(order: Order) -> dict[str, object]:
+        placed = {"order_id": str(uuid.uuid4()), **order.model_dump()}
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        report = lambda err, msg: loop.call_soon_threadsafe(answer.set_result, err)  # noqa: E731
+        producer.produce(topic, json.dumps(placed).encode(), placed["order_id"], on_delivery=report)
+        if await answer:
+            raise HTTPException(503)
+        return placed
+
+    uvicorn.run(app, port=int(port), http="httptools", log_config=None, access_log=False)
+
+
+def http_load(port: str, count: str, connections: str) -> None:
+    """Post orders over so many connections, one after the other on each; print the milliseconds of each answer."""
+    import asyncio
+    import time
+
+    body = b'{"user": "john", "item": "burger", "quantity": 5}'
+    head = f"POST /api/orders HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    took = []
+
+    async def post(times):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        for _ in range(times):
+            start = time.perf_counter()
+            writer.write(request)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 201"), answer
+            (length,) = (line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length"))
+            await reader.readexactly(int(length.split(b":")[1]))
+            took.append((time.perf_counter() - start) * 1000)
+        writer.close()
+
+    async def post_all():
+        await asyncio.gather(*(post(int(count) // int(connections)) for _ in range(int(connections))))
+
+    begin = time.perf_counter()
+    asyncio.run(post_all())
+    print(json.dumps({"seconds": time.perf_counter() - begin, "took": took}))

@@ -36,3 +36,13 @@ def test_it_measures_each_format_beside_bare_loops(start):
     assert [name for name, _ in figures].count("ours") == [name for name, _ in figures].count("bare loop") == 8
     assert len(figures) == 16 + 8
     assert all(float(figure.replace(",", "")) > 0 for _, figure in figures)
+
+
+def test_it_measures_the_page_beside_the_bare_framework(start):
+    measuring = start(sys.executable, "tests/benchmark.py", "--web", "--rounds", "1", "--orders", "1500")
+    assert measuring.wait(150) == 0, measuring
+    rows = [line.split(" | ") for line in measuring.out if line.startswith("| ") and "**" not in line]
+    figures = [(row[0].removeprefix("| "), row[1].split(" ")[0]) for row in rows[1:]]
+    assert [name for name, _ in figures].count("bare framework") == 2
+    assert len(figures) == 6 + 1 + 2 + 2
+    assert all(float(figure.replace(",", "")) > 0 for _, figure in figures)

@@ -257,9 +257,18 @@ def test_a_page_stays_under_its_reader_while_orders_arrive(site, window, user):
     expect(new).to_have_text("12 new orders")
     assert (first.get_attribute("id"), first.bounding_box()) == before
     site.change(ids[0], "accepted")
+    page.get_by_role("link", name="Next page").click()  # what is new is counted there, too, and no row is shifted
+    live(page)
+    later = page.locator("tbody tr").first.get_attribute("id")
+    ids.append(site.place(user, "tea", 13))
+    expect(new).to_have_text("13 new orders")
+    assert page.locator("tbody tr").first.get_attribute("id") == later
+    page.get_by_role("link", name="Previous page").click()
+    expect(new).to_have_text("13 new orders")
+    assert first.get_attribute("id") == before[0]
     new.click()
-    expect(row_of(page, ids[11])).to_be_visible()
-    assert page.locator("tbody tr").first.get_attribute("id") == f"o-{ids[11]}"
+    expect(row_of(page, ids[12])).to_be_visible()
+    assert page.locator("tbody tr").first.get_attribute("id") == f"o-{ids[12]}"
     assert page.locator("#newer a").count() == 0
 
 

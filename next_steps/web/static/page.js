@@ -14,9 +14,9 @@ function localTimes(root) {
 }
 
 // At the top of the first page new orders are taken in; elsewhere the rows stay under the reader, and are only counted.
-function reading() {
-  const list = document.getElementById("list");
-  return Boolean(list?.dataset.top) && (!list.dataset.first || list.dataset.held || scrollY > 40 || list.contains(document.activeElement));
+function reading(list) {
+  const counted = list.dataset.held && document.querySelector("#newer a");
+  return Boolean(list.dataset.top) && Boolean(counted || scrollY > 40 || list.contains(document.activeElement));
 }
 
 function address() {
@@ -24,8 +24,10 @@ function address() {
   const list = document.getElementById("list");
   const url = new URL(location.href);
   url.searchParams.delete("placed");
-  list.dataset.held = reading() ? "yes" : "";
-  if (reading()) url.searchParams.set("top", list.dataset.top);
+  if (list.dataset.first) { // the address of a later page has it
+    list.dataset.held = reading(list) ? "yes" : "";
+    if (list.dataset.held) url.searchParams.set("top", list.dataset.top);
+  }
   return url;
 }
 
@@ -54,29 +56,27 @@ function takeInRows(old, fresh) {
   const [to, from] = [old.querySelector("tbody"), fresh.querySelector("tbody")];
   if (!to || !from) return false;
   localTimes(from);
-  const known = new Map([...to.rows].map((row) => [row.id, row]));
-  const top = old.dataset.top;
+  const wanted = new Set([...from.rows].map((row) => row.id));
+  for (const row of [...to.rows]) if (!wanted.has(row.id)) row.remove();
   let place = to.firstElementChild;
-  for (const row of [...from.rows]) {
-    let mine = known.get(row.id);
-    known.delete(row.id);
-    if (mine && mine !== place) { // those before it have gone
-      while (place && place !== mine) { const gone = place; place = place.nextElementSibling; if (!known.has(gone.id)) continue; known.delete(gone.id); gone.remove(); }
+  for (const row of from.rows) {
+    const mine = document.getElementById(row.id) || arrived(row);
+    for (const [n, cell] of [...row.cells].entries()) {
+      if (!mine.cells[n].isEqualNode(cell)) mine.cells[n].replaceWith(document.importNode(cell, true));
     }
-    if (mine) {
-      for (let n = 0; n < row.cells.length; n++) if (!mine.cells[n].isEqualNode(row.cells[n])) mine.cells[n].innerHTML = row.cells[n].innerHTML;
-      place = mine.nextElementSibling;
-    } else {
-      const node = document.importNode(row, true);
-      node.classList.add("fresh");
-      setTimeout(() => node.classList.remove("fresh"), 1500);
-      to.insertBefore(node, place);
-    }
+    if (mine === place) place = place.nextElementSibling;
+    else to.insertBefore(mine, place);
   }
-  for (const row of known.values()) row.remove();
   old.dataset.first = fresh.dataset.first;
-  old.dataset.top = old.dataset.held && top ? top : fresh.dataset.top;
+  if (!old.dataset.held) old.dataset.top = fresh.dataset.top;
   return true;
+}
+
+function arrived(row) {
+  const node = document.importNode(row, true);
+  node.classList.add("fresh");
+  setTimeout(() => node.classList.remove("fresh"), 1500);
+  return node;
 }
 
 async function refresh() {
