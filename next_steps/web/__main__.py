@@ -9,6 +9,7 @@ Exit status: 0 stopped, 1 it can't serve, 2 wrong usage.
 
 import argparse
 import asyncio
+import os
 import socket
 import sys
 import time
@@ -26,8 +27,8 @@ from next_steps.history.database import add_database, address
 from next_steps.web.app import create_app
 from next_steps.web.kafka import Broker, Sender, StoreThread
 
-STOPS = 4.5  # seconds until all has ended
-FLUSH = 2.5  # seconds of these for Kafka to confirm what is under way
+STOPS = 3.5  # seconds after a signal, until what still waits for Kafka is left alone
+FLUSH = 2.0  # seconds of these for Kafka to confirm what is under way
 
 
 class Server(uvicorn.Server):
@@ -62,6 +63,8 @@ def serve(args: argparse.Namespace, listener: socket.socket) -> None:
     )
 
     def on_stop() -> None:
+        if storing:
+            storing.stop()
         app.state.live.stop()
         app.state.letters.stop()
         asyncio.get_running_loop().run_in_executor(None, partial(sender.stop, FLUSH))
@@ -71,7 +74,18 @@ def serve(args: argparse.Namespace, listener: socket.socket) -> None:
     server.run(sockets=[listener])
     broker.stop()
     if storing:
-        storing.stop(max(0, STOPS - (time.monotonic() - server.stopped_at)))
+        storing.join(max(0, STOPS - (time.monotonic() - server.stopped_at)))
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket of this machine's own address; OSError where the port is taken."""
+    # Made as TCP by name: asyncio sends answers at once by such sockets only, and by others up to 40 ms later.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    if os.name == "posix":  # elsewhere it would take a port from another program
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(2048)
+    return listener
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -102,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.config = tracker.read_config(args)
         Sender(args.config).stop(0)  # it says what is wrong with a property
-        listener = socket.create_server(("127.0.0.1", args.port), backlog=2048)
+        listener = listen(args.port)
     except KafkaException as error:
         parser.error(f"{error.args[0].str().rstrip('.')}. Check -X and -F")
     except OverflowError:

@@ -11,7 +11,6 @@ import fastapi_offline
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -24,6 +23,7 @@ from next_steps.web.kafka import Broker, NotConfirmedError, Sender
 from next_steps.web.letters import Letters
 from next_steps.web.live import DatabaseAwayError, Live
 from next_steps.web.metrics import Metrics
+from next_steps.web.rendering import Kept, render
 
 HERE = Path(__file__).parent
 SIZE = 16 * 1024  # bytes of a body
@@ -42,20 +42,25 @@ def create_app(args: argparse.Namespace, sender: Sender, broker: Broker) -> Fast
         live.stop()
         await looking
 
-    description = "Orders are placed into Kafka, and read from the history that a store makes of it."
+    about = "Orders are placed into Kafka, and read from the history that a store makes of it."
     app = FastAPI(
-        title="Orders", version="1", description=description, docs_url=None, redoc_url=None, lifespan=lifespan
+        title="Orders",
+        version="1",
+        description=about,
+        max_body_size=SIZE,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.live = live
     app.state.desk = Desk(sender, live, args.topic, args.status_topic)
     app.state.letters = Letters(args, broker)
     app.state.metrics = Metrics(live)
-    app.state.kept = pages.Kept()
+    app.state.kept = Kept()
     app.include_router(api.router)
     app.include_router(pages.router)
     app.mount("/static/swagger", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
     app.mount("/static", StaticFiles(directory=HERE / "static"))
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=SIZE)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
     app.add_middleware(Guard, max_rate=args.max_rate)
     app.add_exception_handler(HTTPException, refused_page)
@@ -72,7 +77,7 @@ async def refused_page(request: Request, error: Any) -> Response:
     """Answer a browser by a page, and a program by JSON."""
     if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
         title, advice = str(error.detail), "Go back to the list."
-        return pages.render(request, "error.html", error.status_code, title=title, advice=advice)
+        return render(request, "error.html", error.status_code, title=title, advice=advice)
     return await http_exception_handler(request, error)
 
 

@@ -137,10 +137,13 @@ class StoreThread:
         """Let it begin with a new consumer, as librdkafka may not find a broker that comes back (its issue 5301)."""
         self._stop.append("again")
 
-    def stop(self, limit: float) -> None:
-        """Stop it, and return when it has ended, after `limit` seconds at the latest."""
+    def stop(self) -> None:
+        """Let it come to its end."""
         self._ended.set()
         self._stop.append("stop")
+
+    def join(self, limit: float) -> None:
+        """Return when it has ended, after `limit` seconds at the latest: what it has stored is in the database."""
         self._thread.join(limit)
 
 

@@ -43,6 +43,7 @@ needs_postgres = pytest.mark.skipif(not programs(), reason="no PostgreSQL server
 posix = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP is POSIX")
 own_servers = pytest.mark.xdist_group("web with servers of its own")  # beside the others
 KEY = "123e4567-e89b-12d3-a456-426614174000"
+STOP_LIMIT = 9  # seconds; it takes 4.5 on a quiet machine, and leaving the group alone 10
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "application/x-www-form-urlencoded", "accept": "text/html"}
 
@@ -897,7 +898,7 @@ def test_orders_under_way_are_answered_when_it_stops(new_broker, new_site):
             assert [answer.result().status_code for answer in answers] == [503] * 5
     finally:
         thaw(broker.process)
-    assert took < 5.5
+    assert took < STOP_LIMIT
     with pytest.raises(AssertionError, match="ended"):
         stream.next()
 
@@ -909,7 +910,7 @@ def test_it_stops_with_live_pages_open(new_site, pages):
     wait_until(lambda: streams(site) == pages, "the streams")
     begin = time.monotonic()
     assert site.process.stop() == 0
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < STOP_LIMIT
     for each in opened:
         assert each.recv(65536)
         each.close()
