@@ -9,6 +9,7 @@ Exit status: 0 stopped, 1 it can't serve, 2 wrong usage.
 
 import argparse
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -70,6 +71,7 @@ def serve(args: argparse.Namespace, listener: socket.socket) -> None:
         asyncio.get_running_loop().run_in_executor(None, partial(sender.stop, FLUSH))
 
     server.on_stop = on_stop
+    gc.freeze()  # what is there from the start stays; to look through it for garbage would halt all for 50 ms each time
     tracker.show([f"Serving http://127.0.0.1:{listener.getsockname()[1]}"])
     server.run(sockets=[listener])
     broker.stop()

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +22,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+KEEPABLE = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+ALL = [*KEEPABLE, (b"cache-control", b"no-cache")]
 
 
 class Guard:
@@ -39,10 +41,8 @@ class Guard:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-                headers.setdefault("Cache-Control", "no-cache")
+                own = message["headers"]
+                message["headers"] = [*own, *(KEEPABLE if any(name == b"cache-control" for name, _ in own) else ALL)]
             await send(message)
 
         refusal = self._refusal(scope)
