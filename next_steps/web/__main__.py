@@ -45,9 +45,9 @@ class Server(uvicorn.Server):
             asyncio.get_event_loop().call_soon_threadsafe(self.on_stop)
 
 
-def serve(args: argparse.Namespace, listener: socket.socket) -> None:
+def serve(args: argparse.Namespace, sender: Sender, listener: socket.socket) -> None:
     """Serve until a signal comes."""
-    sender, storing = Sender(args.config), StoreThread(args, store.run) if args.stores else None
+    storing = StoreThread(args, store.run) if args.stores else None
     broker = Broker(args.config, {args.topic, args.status_topic}, storing.reconnect if storing else lambda: None)
     app = create_app(args, sender, broker)
     server = Server(
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.stores, args.database = args.database is None, args.database or address("sqlite:///orders.db")
     try:
         args.config = tracker.read_config(args)
-        Sender(args.config).stop(0)  # it says what is wrong with a property
+        sender = Sender(args.config)
         listener = listen(args.port)
     except KafkaException as error:
         parser.error(f"{error.args[0].str().rstrip('.')}. Check -X and -F")
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename:
             parser.error(str(error))
         sys.exit(f"Port {args.port} can't be used: {error}. Choose another one by --port")
-    serve(args, listener)
+    serve(args, sender, listener)
     return 0
 
 

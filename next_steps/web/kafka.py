@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -100,15 +101,16 @@ class Broker:
         """Return whether a broker answers; where not, the next look is by a new consumer."""
         try:
             found = consumer.list_topics(timeout=LIMIT).topics
-            self.topics = set(found)
+        except KafkaException:
+            self.up = False
+            return False
+        self.up, self.topics = True, set(found)
+        with contextlib.suppress(KafkaException):  # a partition's leader may just change
             for topic in self.topics & self._watched:
                 for number in found[topic].partitions:
                     _, end = consumer.get_watermark_offsets(TopicPartition(topic, number), LIMIT)
                     self.ends[topic, number] = end
-            self.up = True
-        except KafkaException:
-            self.up = False
-        return self.up
+        return True
 
 
 class StoreThread:

@@ -48,7 +48,7 @@ class Live:
             try:
                 await run_in_threadpool(self._look)
                 self.trouble = None
-            except (SQLAlchemyError, DatabaseAwayError) as error:
+            except Exception as error:  # whatever it is: the page says it, and it is asked again
                 self.trouble, self._checked = reason(error), False
             shown = (self.version, self.trouble, self.broker.up, self.lag, self.counts, self.minutes)
             if shown != self._shown:
@@ -79,8 +79,8 @@ class Live:
         """Yield the version of the tables and the state, where the client has another one; it has one slot."""
         seen: tuple[str | None, Any] = (last, None)
         while not self.stopping:
-            now = (str(self.version), (self.broker.up, self.trouble is None))
-            tick = self._tick
+            shown = (self.broker.up, self.trouble, sum(self.lag.values()), max(self.minutes, default=None))
+            now, tick = (str(self.version), shown), self._tick
             if now != seen and (now[0] != seen[0] or seen[1] is not None):
                 seen = now
                 yield now[0], self.state()

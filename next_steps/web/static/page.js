@@ -109,16 +109,20 @@ function listen() {
   stream = undefined;
   if (document.hidden) return;
   stream = new EventSource("/api/events");
-  let first = true;
+  let first = true, lost = false;
   stream.addEventListener("change", (event) => {
-    say("Live");
     if (!first || event.lastEventId !== seen) refresh();
     first = false;
   });
+  stream.onopen = () => {
+    say("Live");
+    if (lost) refresh(); // what went wrong meanwhile may have changed, though no order has
+    lost = false;
+  };
   stream.onerror = () => {
     say("Not connected, trying again");
-    first = false; // what it says next may differ though the orders are the same
-    if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 3000); // it was refused
+    lost = true;
+    if (stream.readyState === EventSource.CLOSED) setTimeout(() => { listen(); refresh(); }, 3000); // it was refused
   };
 }
 
