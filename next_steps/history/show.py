@@ -34,21 +34,27 @@ def listed(connection: sa.Connection, args: argparse.Namespace) -> list[Row]:
     """Return the orders that the flags ask for, the newest first."""
     key = sa.tuple_(orders.c.placed_at, orders.c.order_id)
     query = sa.select(*LIST).order_by(orders.c.placed_at.desc(), orders.c.order_id.desc()).limit(args.limit)
-    for name, column in (("user", orders.c.user_name), ("item", orders.c.item), ("status", orders.c.status)):
-        if (value := getattr(args, name)) is not None:
-            query = query.where(column == value)
+    query = filtered(query, args)
     if args.order_id:
         query = query.where(orders.c.order_id == args.order_id)
-    if args.since:
-        query = query.where(orders.c.placed_at >= args.since)
-    if args.until:
-        query = query.where(orders.c.placed_at < args.until)
     if args.after:  # by its key: counting off the rows before would take longer with each page
         last = connection.execute(sa.select(orders.c.placed_at).where(orders.c.order_id == args.after)).scalar()
         if last is None:
             sys.exit(f"There is no order {args.after} to go on after. Take one of the list")
         query = query.where(key < sa.tuple_(sa.literal(last, orders.c.placed_at.type), sa.literal(args.after)))
     return rows(connection, query)
+
+
+def filtered(query: sa.Select[Any], asked: Any) -> sa.Select[Any]:
+    """Return the query for the orders of the user, item, status and time that are asked for, each None for any."""
+    for name, column in (("user", orders.c.user_name), ("item", orders.c.item), ("status", orders.c.status)):
+        if (value := getattr(asked, name)) is not None:
+            query = query.where(column == value)
+    if asked.since:
+        query = query.where(orders.c.placed_at >= asked.since)
+    if asked.until:
+        query = query.where(orders.c.placed_at < asked.until)
+    return query
 
 
 def story(connection: sa.Connection, order_id: str) -> list[Row]:

@@ -41,12 +41,20 @@ def line_for(letter: Message) -> str:
     """Return the letter in one line that can't drive a terminal."""
     why = facts(letter)
     when = datetime.fromtimestamp(letter.timestamp()[1] / 1000, timezone.utc).isoformat(timespec="seconds")
+    origin = f"{why['topic']} [{why['partition']}] @ {why['offset']}, {why['group']}, attempt {why['attempts']}"
+    return tracker.printable(f"{named(letter)} {when} from {origin}: {error(why)}: {excerpt(letter)}")
+
+
+def error(why: dict[str, str]) -> str:
+    """Return what the facts of a letter say of its error."""
+    return ": ".join(text for text in (why["exception"], why["message"]) if text)
+
+
+def excerpt(letter: Message) -> str:
+    """Return how the letter's value begins."""
     value = letter.value()
     text = "no value" if value is None else value[: 4 * EXCERPT + 1].decode(errors="replace")
-    excerpt = text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
-    error = ": ".join(text for text in (why["exception"], why["message"]) if text)
-    origin = f"{why['topic']} [{why['partition']}] @ {why['offset']}, {why['group']}, attempt {why['attempts']}"
-    return tracker.printable(f"{named(letter)} {when} from {origin}: {error}: {excerpt}")
+    return text if len(text) <= EXCERPT else text[:EXCERPT] + "…"
 
 
 def waiting(consumer: Consumer, args: argparse.Namespace, stop: Sequence[object]) -> tuple[dict[Place, Message], int]:

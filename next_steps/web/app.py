@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import fastapi_offline
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -64,8 +65,6 @@ def create_app(args: argparse.Namespace, sender: Sender, broker: Broker) -> Fast
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
     app.add_middleware(Guard, max_rate=args.max_rate)
     app.add_exception_handler(HTTPException, refused_page)
-    app.add_exception_handler(404, refused_page)
-    app.add_exception_handler(405, refused_page)
     app.add_exception_handler(RequestValidationError, not_valid)
     app.add_exception_handler(RefusedError, refused)
     app.add_exception_handler(NotConfirmedError, not_confirmed)

@@ -17,6 +17,7 @@ from next_steps.web.live import DatabaseAwayError, Live, ask
 
 NAMESPACE = uuid.UUID("6f1d3c1e-6a35-4a0c-9d2b-1f6e1b1a7c52")  # in which a key names an order
 KEYS = 10_000  # that are remembered; the database knows the older ones
+USED = "Idempotency-Key was used for another order before. Take a new key for each order"
 JUDGED = 3.0  # seconds for the store to judge a change
 
 
@@ -47,7 +48,7 @@ class Desk:
         order = producer.new_order(user, item, quantity, str(uuid.uuid5(NAMESPACE, key)))
         known, task = self._known.get(key, (order, None))
         if known != order:
-            raise RefusedError(422, "Idempotency-Key was used for another order before. Take a new key for each order")
+            raise RefusedError(422, USED)
         if task is None or (task.done() and task.exception()):
             task = asyncio.create_task(self._send_once(order))
             self._known[key] = order, task
@@ -66,7 +67,7 @@ class Desk:
         if row is None:
             await self._send(self._topic, order)
         elif (row["user_name"], row["item"], row["quantity"]) != (order["user"], order["item"], order["quantity"]):
-            raise RefusedError(422, "Idempotency-Key was used for another order before. Take a new key for each order")
+            raise RefusedError(422, USED)
 
     async def change(self, order_id: str, status: str, by: str) -> str:
         """Return "applied", or "waiting" where the store is behind; RefusedError where the change is not possible."""

@@ -37,17 +37,17 @@ class Sender:
         while not self._ended:
             self._client.poll(0.1)
 
-    async def send(self, topic: str, key: str, value: bytes) -> Message:
-        """Return the record as Kafka confirmed it; NotConfirmedError says why it did not."""
+    async def send(self, topic: str, key: str, value: bytes) -> None:
+        """Return once Kafka has confirmed the record; NotConfirmedError says why it did not."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[tuple[KafkaError | None, Message]] = loop.create_future()
+        answer: asyncio.Future[KafkaError | None] = loop.create_future()
 
-        def settle(err: KafkaError | None, msg: Message) -> None:
+        def settle(err: KafkaError | None) -> None:
             if not answer.done():  # whoever asked is gone
-                answer.set_result((err, msg))
+                answer.set_result(err)
 
-        def on_delivery(err: KafkaError | None, msg: Message) -> None:
-            loop.call_soon_threadsafe(settle, err, msg)
+        def on_delivery(err: KafkaError | None, _: Message) -> None:
+            loop.call_soon_threadsafe(settle, err)
 
         try:
             self._client.produce(topic, value, key, on_delivery=on_delivery)
@@ -55,10 +55,8 @@ class Sender:
             raise NotConfirmedError("too many orders wait for Kafka already") from None
         except KafkaException as error:
             raise NotConfirmedError(error.args[0].str()) from None
-        err, msg = await answer
-        if err:
+        if err := await answer:
             raise NotConfirmedError(err.str())
-        return msg
 
     def stop(self, limit: float) -> None:
         """Answer all that wait: with what Kafka says within `limit` seconds, then that it was not confirmed."""
@@ -149,8 +147,8 @@ class StoreThread:
         self._thread.join(limit)
 
 
-def attend(args: argparse.Namespace, run: Callable[..., int], stop: list[str]) -> int:
-    """Run with a consumer as tracker.main() does, in any thread; SystemExit says what is wrong."""
+def attend(args: argparse.Namespace, run: Callable[..., Any], stop: list[str]) -> Any:
+    """Return what `run` does with a consumer, as in tracker.main() but in any thread; SystemExit says what is wrong."""
     why = ["no answer came. See that it is healthy, and check -b, -F and -X"]
     report = {"error_cb": lambda err: tracker.error_report(err, why)}
     args.running = False

@@ -46,8 +46,8 @@ class Letters:
 
     async def waiting(self) -> tuple[list[Letter], int]:
         """Return the newest MANY letters that have not gone back, and how many there are."""
-        found = await self._run(lambda consumer, args, stop: dead_letters.waiting(consumer, args, stop)[0])
-        letters = sorted((found or {}).values(), key=lambda letter: letter.timestamp()[1], reverse=True)
+        found = await self._run(lambda *attending: dead_letters.waiting(*attending)[0]) or {}
+        letters = sorted(found.values(), key=lambda letter: letter.timestamp()[1], reverse=True)
         return [shown(letter) for letter in letters[:MANY]], len(letters)
 
     async def send_back(self, place: str) -> None:
@@ -67,39 +67,32 @@ class Letters:
             raise RefusedError(409, f"The letter {place} waits no more: somebody has sent it back")
 
     async def _run(self, run: Any) -> Any:
-        """Return what a function returns that gets a consumer, None where there is no such topic yet."""
+        """Return what a function returns that gets a consumer; nothing where there is no such topic yet."""
         if not self._broker.up:
             raise NotConfirmedError("no Kafka broker answers")
         if self._args.dead_letters not in self._broker.topics:
             return None
         config = self._args.config | READS_ONLY | {"group.id": f"dead-letters-{uuid.uuid4()}"}
         args = argparse.Namespace(**{**vars(self._args), "topic": self._args.dead_letters, "config": config})
-        result: list[Any] = []
 
-        def keep(consumer: Consumer, args: argparse.Namespace, stop: list[str]) -> int:
-            result.append(run(consumer, args, stop))
-            return 0
-
-        def attended() -> None:
+        def attended() -> Any:
             try:
-                attend(args, keep, self._stop)
+                return attend(args, run, self._stop)
             except SystemExit as error:
                 raise NotConfirmedError(str(error)) from None
 
         async with self._lock:  # of two that send the same one back, the second finds it gone
-            await run_in_threadpool(attended)
-        return result[0] if result else None
+            return await run_in_threadpool(attended)
 
 
 def shown(letter: Message) -> Letter:
     """Return what the page shows of a letter."""
-    why, value = dead_letters.facts(letter), letter.value()
-    text = "no value" if value is None else value[: 4 * dead_letters.EXCERPT].decode(errors="replace")
+    why = dead_letters.facts(letter)
     return Letter(
         f"{letter.partition()}@{letter.offset()}",
         datetime.fromtimestamp(letter.timestamp()[1] / 1000, timezone.utc),
         f"{why['topic']} [{why['partition']}] @ {why['offset']}",
-        ": ".join(part for part in (why["exception"], why["message"]) if part),
+        dead_letters.error(why),
         why["attempts"],
-        text[: dead_letters.EXCERPT] + ("…" if len(text) > dead_letters.EXCERPT else ""),
+        dead_letters.excerpt(letter),
     )

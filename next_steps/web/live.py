@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from next_steps.history import offsets
 from next_steps.history.database import reason, transaction
 from next_steps.history.show import lacks
 from next_steps.web import queries
@@ -95,7 +96,7 @@ class Live:
                 if lack := lacks(connection):
                     raise DatabaseAwayError(f"it has {lack}")
                 self._checked = True
-            places = queries.places(connection)
+            places = offsets.read(connection)
             version = sum(places.values())
             if version != self.version or not self.counts:
                 self.counts = queries.counts(connection)

@@ -1,6 +1,5 @@
 """The pages. Each works as it comes from here; static/page.js makes it live by asking for it again."""
 
-import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -9,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.params import Form
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from next_steps.history.life import CHANGES, NEXT
 from next_steps.web import models, queries
@@ -18,7 +17,7 @@ from next_steps.web.api import whole
 from next_steps.web.desk import RefusedError
 from next_steps.web.kafka import NotConfirmedError
 from next_steps.web.live import DatabaseAwayError, Live, ask
-from next_steps.web.rendering import FILTERS, KEY, Kept, render, search_from, templates
+from next_steps.web.rendering import FILTERS, KEY, Kept, answer, render, search_from, templates
 
 router = APIRouter(include_in_schema=False)
 Text = Annotated[str, Form()]
@@ -31,11 +30,12 @@ async def index(request: Request) -> Response:
     kept: Kept = request.app.state.kept
     serial, query = live.serial, str(request.url.query)
     if page := kept.get(serial, query):
-        return HTMLResponse(page.replace(KEY.encode(), uuid.uuid4().hex.encode()))
-    text = await run_in_threadpool(listed, request, {}, {})
-    if not live.trouble:
-        kept.put(serial, query, text.encode())
-    return HTMLResponse(text.replace(KEY, uuid.uuid4().hex), 503 if live.trouble else 200)
+        return answer(page)
+    page = await run_in_threadpool(listed, request, {}, {})
+    if live.trouble:
+        return answer(page, 503)
+    kept.put(serial, query, page)
+    return answer(page)
 
 
 def listed(request: Request, form: Mapping[str, str], errors: Mapping[str, str], **context: Any) -> str:
@@ -95,8 +95,7 @@ async def place(request: Request, user: Text = "", item: Text = "", quantity: Te
 
 async def again(request: Request, status: int, form: Any, errors: Any, key: str = KEY, **context: Any) -> Response:
     """Return the list with the form as it was filled in."""
-    text = await run_in_threadpool(lambda: listed(request, form, errors, key=key or KEY, **context))
-    return HTMLResponse(text.replace(KEY, uuid.uuid4().hex), status)
+    return answer(await run_in_threadpool(lambda: listed(request, form, errors, key=key or KEY, **context)), status)
 
 
 @router.get("/orders")

@@ -2,15 +2,15 @@
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import sqlalchemy as sa
 
+from next_steps.history import show
 from next_steps.history.life import NEXT, Row
-from next_steps.history.show import LIST, rows
-from next_steps.history.tables import offsets, orders, status_changes, totals
+from next_steps.history.tables import orders, status_changes, totals
 
 MANY = 1000  # of what is newer, no more is counted
 MINUTES = 30  # of the chart
@@ -73,18 +73,11 @@ def key(text: str, sort: str) -> sa.ColumnElement[Any]:
         raise ValueError("the cursor is none of this list") from None
 
 
-def filtered(query: sa.Select[Any], search: Search) -> sa.Select[Any]:
+def matching(search: Search, *columns: Any) -> sa.Select[Any]:
     """Return the query for what the filters let through."""
-    named = ((search.user, orders.c.user_name), (search.item, orders.c.item), (search.status, orders.c.status))
-    for value, column in named:
-        if value is not None:
-            query = query.where(column == value)
+    query = show.filtered(sa.select(*columns), search)
     if search.order_id:  # a range, which the key serves; ~ comes behind all that an id has
         query = query.where(orders.c.order_id >= search.order_id, orders.c.order_id < search.order_id + "~")
-    if search.since:
-        query = query.where(orders.c.placed_at >= search.since)
-    if search.until:
-        query = query.where(orders.c.placed_at < search.until)
     return query
 
 
@@ -92,35 +85,32 @@ def find(connection: sa.Connection, search: Search) -> Page:
     """Return the page that is asked for; ValueError where a key is none."""
     columns = SORTS[search.sort]
     own = sa.tuple_(*columns)
-    backwards = search.before is not None
-    query = filtered(sa.select(*LIST), search).limit(search.limit + 1)
-    down = search.descending != backwards
-    query = query.order_by(*[column.desc() if down else column.asc() for column in columns])
-    start = search.before or search.after or search.top
-    if start:
-        at = key(start, search.sort)
-        include = start == search.top and not (search.before or search.after)
-        query = query.where((own <= at if down else own >= at) if include else (own < at if down else own > at))
-    found = rows(connection, query)
+    top = key(search.top, search.sort) if search.top else None
+    down = search.descending == (search.before is None)  # to what is before, it goes backwards
+    query = matching(search, *show.LIST).order_by(*[column.desc() if down else column.asc() for column in columns])
+    if edge := search.before or search.after:
+        at = key(edge, search.sort)
+        query = query.where(own < at if down else own > at)
+    elif top is not None:
+        query = query.where(own <= top if down else own >= top)
+    found = show.rows(connection, query.limit(search.limit + 1))
     more, found = len(found) > search.limit, found[: search.limit]
-    if backwards:
-        found.reverse()
+    if search.before is not None:
         if not more:  # the first page, which is filled
-            return find(connection, Search(**{**search.__dict__, "before": None, "after": None}))
+            return find(connection, replace(search, before=None, after=None))
+        found.reverse()
     above = 0
-    if search.top:
-        at = key(search.top, search.sort)
-        newer = filtered(sa.select(sa.literal(1)), search).where(own > at if search.descending else own < at)
+    if top is not None:
+        newer = matching(search, sa.literal(1)).where(own > top if search.descending else own < top)
         above = connection.execute(sa.select(sa.func.count()).select_from(newer.limit(MANY).subquery())).scalar_one()
-    ends = [cursor(row, search.sort) for row in (found[0], found[-1])] if found else [None, None]
-    first = not (search.after or search.before)
-    has_next = more or backwards
-    return Page(found, above, first, ends[1] if has_next else None, None if first else ends[0], ends[0])
+    first_key, last_key = (cursor(row, search.sort) for row in (found[0], found[-1])) if found else (None, None)
+    first = not edge
+    return Page(found, above, first, last_key if more else None, None if first else first_key, first_key)
 
 
 def one(connection: sa.Connection, order_id: str) -> Row | None:
     """Return the order, None where it isn't there."""
-    return next(iter(rows(connection, sa.select(orders).where(orders.c.order_id == order_id))), None)
+    return next(iter(show.rows(connection, sa.select(orders).where(orders.c.order_id == order_id))), None)
 
 
 def outcome(connection: sa.Connection, order_id: str, status: str, at: datetime, by: str) -> tuple[str, str | None]:
@@ -129,11 +119,6 @@ def outcome(connection: sa.Connection, order_id: str, status: str, at: datetime,
     own = (of.order_id == order_id, of.status == status, of.changed_at == at, of.changed_by == by)
     found = connection.execute(sa.select(of.outcome, of.reason).where(*own)).first()
     return (found.outcome, found.reason) if found else ("waiting", None)
-
-
-def places(connection: sa.Connection) -> dict[tuple[str, int], int]:
-    """Return the record of each partition that the database comes to next."""
-    return {(topic, partition): offset for topic, partition, offset in connection.execute(sa.select(offsets))}
 
 
 def counts(connection: sa.Connection) -> dict[str, int]:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from next_steps.history.life import NEXT
+from next_steps.history.show import written
 from next_steps.web import queries
 
 KEY = "KEY-OF-THE-FORM"  # in a page that was kept: each reader gets a key of his own
@@ -26,20 +27,20 @@ templates = jinja2.Environment(
     lstrip_blocks=True,
 )
 templates.globals.update(statuses=list(NEXT), actions=ACTIONS, fields=FIELDS, many=queries.MANY)
-templates.filters["utc"] = lambda at: f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
+templates.filters["utc"] = written
 
 
 class Kept:
     """The list as it was made for a state of all pages: whoever asks for it in the same state gets it as it is."""
 
     def __init__(self) -> None:
-        self._serial, self._pages = -1, dict[str, bytes]()
+        self._serial, self._pages = -1, dict[str, str]()
 
-    def get(self, serial: int, query: str) -> bytes | None:
+    def get(self, serial: int, query: str) -> str | None:
         """Return the page of a query, None where the state is another one."""
         return self._pages.get(query) if serial == self._serial else None
 
-    def put(self, serial: int, query: str, page: bytes) -> None:
+    def put(self, serial: int, query: str, page: str) -> None:
         """Keep a page, of the newest state only."""
         if serial != self._serial:
             self._serial, self._pages = serial, {}
@@ -49,8 +50,12 @@ class Kept:
 
 def render(request: Request, name: str, status: int = 200, **context: Any) -> Response:
     """Return a page."""
-    text = templates.get_template(name).render(live=request.app.state.live, **context)
-    return HTMLResponse(text.replace(KEY, uuid.uuid4().hex), status)
+    return answer(templates.get_template(name).render(live=request.app.state.live, **context), status)
+
+
+def answer(page: str, status: int = 200) -> Response:
+    """Return the page for one reader, whose form gets a key of its own."""
+    return HTMLResponse(page.replace(KEY, uuid.uuid4().hex), status)
 
 
 def search_from(query: Mapping[str, str]) -> tuple[queries.Search, dict[str, str]]:
