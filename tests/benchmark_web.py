@@ -10,6 +10,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import peers
-from benchmark import LIMIT, REPEATS, ROOT, Broker, Row, new_topic, ours, peer, rate, running, stores, various
+from benchmark import LIMIT, REPEATS, ROOT, Broker, Row, new_topic, peer, rate, running, stores, various
 from broker import free_port
 from confluent_kafka import Producer
 
@@ -47,15 +48,13 @@ def web(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
         posts = max(orders // 15, CONNECTIONS)
 
         def measured() -> Iterator[Row]:
-            for name, flags in (
-                ("next_steps.web", True),
-                ("bare framework", None),
-                ("next_steps.web with store", False),
-            ):
-                where, port = new_topic(servers), free_port()
-                command = peer(peers.bare_web, servers, where, port)
-                if flags is not None:
-                    command = page(servers, where, port, *(["--database", full] if flags else []))
+            where, port = new_topic(servers), free_port()
+            pages = {
+                "next_steps.web": page(servers, where, port, "--database", full),
+                "bare framework": peer(peers.bare_web, servers, where, port),
+                "next_steps.web with store": page(servers, where, port),
+            }
+            for name, command in pages.items():
                 with served(command, port, folder / uuid.uuid4().hex):
                     load(port, CONNECTIONS * 10)
                     seconds, took = load(port, posts)
@@ -64,7 +63,7 @@ def web(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
             with served(page(servers, topic, port, "--database", full), port, folder) as child:
                 for _ in range(REPEATS):
                     start = time.perf_counter()
-                    assert b"<tbody>" in get(port, f"/?n={uuid.uuid4()}")
+                    assert b"<tbody>" in get(port, f"/?n={uuid.uuid4()}")[1]
                     yield f"The first page out of {orders:,}, ms", "GET /", (time.perf_counter() - start) * 1000
                 yield from memory_of_pages(port, child.pid)
             yield from on_screen(servers, folder)
@@ -74,10 +73,9 @@ def web(folder: Path, orders: int) -> Iterator[Callable[[], Iterator[Row]]]:
 
 def page(servers: str, topic: str, port: int, *flags: str) -> list[str]:
     """Return the command for the page."""
-    own = ["--status-topic", f"{topic}.status", "--dead-letters", f"{topic}.DLQ", "-g", topic, "--port", str(port)]
-    command = ours("next_steps.web", servers, topic, 1, *own, "--max-rate", "1000000", *flags)
-    at = command.index("-c")
-    return command[:at] + command[at + 2 :]
+    topics = ["-t", topic, "--status-topic", f"{topic}.status", "--dead-letters", f"{topic}.DLQ", "-g", topic]
+    own = ["--port", str(port), "--max-rate", "1000000"]
+    return [sys.executable, "-m", "next_steps.web", "-b", servers, *topics, *own, *flags]
 
 
 @contextlib.contextmanager
@@ -91,7 +89,7 @@ def served(command: list[str], port: int, folder: Path) -> Iterator[subprocess.P
         deadline = time.monotonic() + LIMIT
         while True:
             with contextlib.suppress(OSError):
-                if get(port, "/health/ready", only_ready=True):
+                if get(port, "/health/ready")[0] == 200:
                     break
             assert time.monotonic() < deadline, (folder / "err").read_text()
             time.sleep(0.05)
@@ -101,14 +99,14 @@ def served(command: list[str], port: int, folder: Path) -> Iterator[subprocess.P
         child.wait()
 
 
-def get(port: int, path: str, only_ready: bool = False) -> bytes:
-    """Return what the server answers."""
+def get(port: int, path: str) -> tuple[int, bytes]:
+    """Return the status and the body that the server answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
     connection.request("GET", path)
     answer = connection.getresponse()
     body = answer.read()
     connection.close()
-    return b"" if only_ready and answer.status != 200 else body
+    return answer.status, body
 
 
 def load(port: int, count: int) -> tuple[float, list[float]]:

@@ -24,6 +24,7 @@ import pytest
 from broker import COMPOSE_FILE, ROOT, Broker, fetch, image_version, missing, read_brokers
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from postgres import programs
 
 LIMIT = 30  # seconds for whatever a test waits for; far more than it takes, since machines differ
 OUTAGE_LIMIT = 90  # seconds for what a restart of the broker may delay
@@ -33,6 +34,7 @@ UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 NEW_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # Windows can send Ctrl-Break to such a one only
 INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
 posix = pytest.mark.skipif(os.name != "posix", reason="SIGKILL, SIGSTOP and file size limits are POSIX")
+needs_postgres = pytest.mark.skipif(not programs(), reason="no PostgreSQL server: apt-get install postgresql")
 # The broker's own session with its controller is 9 s by default: for that long, one that was killed can't come back.
 SOON_BACK = {"KAFKA_BROKER_SESSION_TIMEOUT_MS": 3000, "KAFKA_BROKER_HEARTBEAT_INTERVAL_MS": 500}
 # A listener more, whose clients are sent on to port 9095: the proxy's, before 9094.

@@ -2,8 +2,7 @@
 
 import sys
 
-import pytest
-from postgres import programs
+from conftest import needs_postgres
 
 
 def test_the_benchmark_prints_a_table_with_a_figure_for_the_pair_in_every_section(start, bootstrap):
@@ -16,7 +15,7 @@ def test_the_benchmark_prints_a_table_with_a_figure_for_the_pair_in_every_sectio
     assert all(float(row[1].split(" ")[0].replace(",", "")) > 0 for row in ours)
 
 
-@pytest.mark.skipif(not programs(), reason="no PostgreSQL server: apt-get install postgresql")
+@needs_postgres
 def test_it_measures_each_database_beside_bare_loops(start):
     measuring = start(sys.executable, "tests/benchmark.py", "--history", "--rounds", "1", "--orders", "200")
     assert measuring.wait(150) == 0, measuring

@@ -30,10 +30,23 @@ from alembic.migration import MigrationContext
 from broker import COMPOSE_FILE, ROOT, free_port
 from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from conftest import INTERRUPT, UUID, committed, create_topic, examples, freeze, put, records, thaw, wait_until
+from conftest import (
+    INTERRUPT,
+    UUID,
+    committed,
+    create_topic,
+    examples,
+    freeze,
+    needs_postgres,
+    posix,
+    put,
+    records,
+    thaw,
+    wait_until,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from postgres import Postgres, programs
+from postgres import Postgres
 
 import producer
 from next_steps.history import database as db
@@ -46,8 +59,6 @@ from next_steps.history.tables import metadata
 
 STEP = ROOT / "next_steps" / "history"
 README = (STEP / "README.md").read_text("utf-8")
-posix = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and SIGSTOP are POSIX")
-needs_postgres = pytest.mark.skipif(not programs(), reason="no PostgreSQL server: apt-get install postgresql")
 needs_clients = pytest.mark.skipif(
     not (shutil.which("sqlite3") and shutil.which("psql")), reason="apt-get install sqlite3 postgresql-client"
 )

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import os
 import re
 import shlex
 import shutil
@@ -23,9 +22,9 @@ import httpx
 import pytest
 from broker import ROOT
 from confluent_kafka import Producer
-from conftest import UUID, Process, examples, freeze, put, records, same, thaw, wait_until
+from conftest import UUID, Process, examples, freeze, needs_postgres, posix, put, records, same, thaw, wait_until
 from playwright.sync_api import expect, sync_playwright
-from postgres import Postgres, programs
+from postgres import Postgres
 
 import producer
 from next_steps.history.life import CHANGES, NEXT
@@ -39,8 +38,6 @@ CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shut
 needs_browser = pytest.mark.skipif(
     not CHROMIUM, reason="no browser: install Chromium (Debian: apt-get install chromium)"
 )
-needs_postgres = pytest.mark.skipif(not programs(), reason="no PostgreSQL server: apt-get install postgresql")
-posix = pytest.mark.skipif(os.name != "posix", reason="SIGSTOP is POSIX")
 own_servers = pytest.mark.xdist_group("web with servers of its own")  # beside the others
 KEY = "123e4567-e89b-12d3-a456-426614174000"
 STOP_LIMIT = 9  # seconds; it takes 4.5 on a quiet machine, and leaving the group alone 10
@@ -86,9 +83,11 @@ class Site:
         return [each["order_id"] for each in sent]
 
 
-def command(servers, topic, *flags):
+def command(servers, topic, *flags, module="next_steps.web"):
+    """Return the command of the page, or of another module with the same topics, group and flags."""
     topics = ["-t", topic, "--status-topic", f"{topic}-status", "--dead-letters", f"{topic}-DLQ", "-g", topic]
-    return [sys.executable, "-m", "next_steps.web", "--port", "0", "-b", servers, *topics, *flags]
+    port = ["--port", "0"] if module == "next_steps.web" else []
+    return [sys.executable, "-m", module, *port, "-b", servers, *topics, *flags]
 
 
 def environment(folder):
@@ -170,6 +169,17 @@ def fill(page, user, item="burger", quantity="5"):
     form.get_by_label("Item").fill(item)
     form.get_by_label("Quantity").fill(quantity)
     return form.get_by_role("button", name="Place order")
+
+
+def turn(page, hidden):
+    """Tell the page that it is hidden or seen, as a browser does where a tab covers another one."""
+    page.evaluate(
+        """hidden => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }""",
+        hidden,
+    )
 
 
 def row_of(page, order_id):
@@ -409,7 +419,7 @@ def test_times_are_in_the_readers_zone_and_so_is_the_search(site, window, user):
     page.get_by_label("From").fill(now)
     page.get_by_role("button", name="Search").click()
     assert page.locator("tbody tr").count() == 1
-    assert page.get_by_label("From").input_value() == now
+    expect(page.get_by_label("From")).to_have_value(now)
     page.get_by_label("Until").fill(now)
     page.get_by_role("button", name="Search").click()
     assert page.locator("tbody tr").count() == 0
@@ -452,22 +462,13 @@ def test_axe_finds_nothing(site, window, user, scheme):
 def test_a_hidden_tab_lets_its_stream_go_and_catches_up_when_it_is_seen(site, window, user):
     page = live(window(f"{site.url}/?user={user}"))
 
-    def turn(hidden):
-        page.evaluate(
-            """hidden => {
-            Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
-            document.dispatchEvent(new Event("visibilitychange"));
-        }""",
-            hidden,
-        )
-
     open_before = streams(site)
-    turn(True)
+    turn(page, hidden=True)
     wait_until(lambda: streams(site) == open_before - 1, "the stream to be closed")
     order_id = site.place(user)
     site.stored(order_id)
     assert row_of(page, order_id).count() == 0
-    turn(False)
+    turn(page, hidden=False)
     expect(row_of(page, order_id)).to_be_visible()
 
 
@@ -476,20 +477,14 @@ def test_seven_tabs_of_one_browser_are_all_live(site, window, user):
     first = live(window(f"{site.url}/?user={user}"))
     tabs = [first]
     for _ in range(6):
-        tabs[-1].evaluate("""() => {
-            Object.defineProperty(document, "hidden", { configurable: true, get: () => true });
-            document.dispatchEvent(new Event("visibilitychange"));
-        }""")  # as a browser does to the one that a new tab covers; without a screen it doesn't
+        turn(tabs[-1], hidden=True)  # as a browser does to the one that a new tab covers; without a screen it doesn't
         tabs.append(first.context.new_page())
         tabs[-1].goto(f"{site.url}/?user={user}")
         live(tabs[-1])
     order_id = site.place(user)
     expect(row_of(tabs[-1], order_id)).to_be_visible()
     for tab in tabs[:-1]:
-        tab.evaluate("""() => {
-            Object.defineProperty(document, "hidden", { configurable: true, get: () => false });
-            document.dispatchEvent(new Event("visibilitychange"));
-        }""")
+        turn(tab, hidden=False)
         expect(row_of(tab, order_id)).to_be_visible()
         tab.close()
 
@@ -990,9 +985,8 @@ def test_a_page_finds_its_server_again(new_site, window, user):
 
 @needs_browser
 def test_records_that_no_store_takes_are_told_as_lag(new_site, start, window, bootstrap, topic, tmp_path, user):
-    own = ["-t", topic, "--status-topic", f"{topic}-status", "--dead-letters", f"{topic}-DLQ", "-g", topic]
     database = f"sqlite:///{tmp_path / 'own.db'}"
-    store = [sys.executable, "-m", "next_steps.history.store", "-b", bootstrap, *own, "--database", database]
+    store = command(bootstrap, topic, "--database", database, module="next_steps.history.store")
     storing = start(*store)
     storing.wait_for("Consumer is running")
     site = new_site("--database", database)
@@ -1014,8 +1008,7 @@ def test_records_that_no_store_takes_are_told_as_lag(new_site, start, window, bo
 def test_a_database_that_another_store_fills_may_stop(new_site, start, window, bootstrap, topic, tmp_path, user):
     with Postgres() as server:
         database = server.new_database()
-        own = ["-t", topic, "--status-topic", f"{topic}-status", "--dead-letters", f"{topic}-DLQ", "-g", topic]
-        store = [sys.executable, "-m", "next_steps.history.store", "-b", bootstrap, *own, "--database", database]
+        store = command(bootstrap, topic, "--database", database, module="next_steps.history.store")
         storing = start(*store)
         storing.wait_for("Consumer is running")
         site = new_site("--database", database)
