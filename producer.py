@@ -2,11 +2,11 @@
 
     python producer.py --user ana --item pizza --quantity 2    without flags: the sample order, 5 burgers for john
 
-Its Kafka part is send(): produce, poll, flush. Below it stands what reads the command line and says what went wrong.
-Exit status: 0 every order was confirmed, 1 some were not or were not valid, 2 wrong usage.
+Its Kafka part: send(), flush(). Exit status: 0 every order was confirmed, 1 some were not or not valid, 2 wrong usage.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -56,9 +56,7 @@ def new_order(user: str, item: str, quantity: int, order_id: str | None = None) 
 def to_json(order: Order) -> bytes:
     """Return the order as UTF-8 JSON, with escapes for all that could drive a terminal; ValueError for a NaN."""
     text = encode(order)
-    if not text.isprintable():
-        text = json.dumps(order, allow_nan=False)
-    return text.encode()
+    return (text if text.isprintable() else json.dumps(order, allow_nan=False)).encode()
 
 
 def send(
@@ -83,6 +81,7 @@ def send(
             except KafkaException as error:
                 report(error.args[0], None, to_json(order))
                 if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                    producer.poll(1)  # raises the reason of a fatal error, where it comes later than the error
                     raise
                 break
         if stop:
@@ -105,8 +104,9 @@ def delivery_report(unconfirmed: list[str], err: KafkaError | None, msg: Any, or
 
 def flush(producer: Producer, stop: Sequence[object]) -> None:
     """Return when every order is confirmed or given up, at the latest LIMIT seconds after `stop` held something."""
-    while all(producer.flush(0.1) for _ in range(10 * LIMIT)) and not stop:  # a fatal error breaks longer ones
-        print(f"Still waiting for Kafka to confirm {len(producer)} of the orders", file=sys.stderr)
+    with contextlib.suppress(*[KafkaException] * bool(stop)):  # the fatal error that it stops for may come once more
+        while all(producer.flush(0.1) for _ in range(10 * LIMIT)) and not stop:  # a fatal error breaks longer ones
+            print(f"Still waiting for Kafka to confirm {len(producer)} of the orders", file=sys.stderr)
     if len(producer):  # purge() works on after it returned: it would take what is sent after a full queue
         producer.purge()
         producer.flush()

@@ -1,5 +1,6 @@
 """Kafka that can't be had: no broker, one that goes away, freezes or refuses; and a standard output that is gone."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -7,7 +8,7 @@ import sys
 import time
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -34,7 +35,7 @@ from conftest import (
     wait_until,
 )
 
-from producer import new_order, to_json
+from producer import flush, new_order, to_json
 
 pytestmark = pytest.mark.spread
 END_LIMIT = 25  # seconds, of which the scripts themselves wait 10; Python starts slowly where many start at once
@@ -178,6 +179,24 @@ def test_a_fatal_error_leaves_no_order_unnamed(secured, start, count):
     assert len(ids) - len(fatal.out) <= 1  # the last one that was made was not asked for its successor
 
 
+def test_a_fatal_error_that_was_said_is_not_raised_once_more(secured):
+    """librdkafka refuses an order as soon as it knows, and tells of the reason later: to whoever serves it next."""
+    rights = {"sasl.username": "reader", "sasl.password": "secret", "enable.idempotence": True, "log_level": 0}
+    for stop in ([], ["refused"]):
+        client = Producer({"bootstrap.servers": secured.bootstrap} | SASL | rights)
+
+        def refused(client=client):
+            try:
+                client.produce("mine", b"x")
+            except KafkaException as error:
+                return error.args[0].code() == KafkaError._FATAL
+
+        wait_until(refused, "the fatal error")
+        with contextlib.nullcontext() if stop else pytest.raises(KafkaException):
+            flush(client, stop)
+        assert not (stop and len(client))
+
+
 @posix
 def test_a_topic_name_that_is_none(start, bootstrap):
     cases = [
@@ -293,12 +312,13 @@ def test_an_outage_is_a_line_now_and_then(new_broker, traffic):
         assert len(process.err) <= 6, process.err
 
 
-def test_an_outage_is_said_every_10_s_for_as_long_as_it_lasts(new_broker, run_tracker):
+def test_an_outage_is_said_every_10_s_for_as_long_as_it_lasts(new_broker, run_producer, run_tracker):
     """With the reason. By each of many trackers: in some, librdkafka's own event for it comes only once."""
     broker = new_broker()
     trackers = [run_tracker("-b", broker.bootstrap, "-g", group) for group in "abcdefgh"]
+    assert run_producer("-b", broker.bootstrap).wait() == 0
     for tracking in trackers:
-        tracking.wait_for("Consumer is running")
+        tracking.wait_for("Message received")  # it has joined its group: one that was about to would say more
     broker.process.terminate()  # then it tells of no broker for a moment
     broker.process.wait(LIMIT)
     time.sleep(31)  # how often it is said in that time
