@@ -3,8 +3,10 @@
 import argparse
 import asyncio
 import contextlib
+import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,17 +27,24 @@ class NotConfirmedError(Exception):
 
 
 class Sender:
-    """One producer for all requests, and the thread that serves its delivery reports."""
+    """One producer for all requests, replaced where it has failed for good, and the thread that serves its reports."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._ended = False
-        self._client: Producer = Producer({**producer.CONFIG, **CONFIG, **config})
+        self._ended, self._config = False, {**producer.CONFIG, **CONFIG, **config}
+        self._client: Producer = Producer(self._config)
         self._thread = threading.Thread(target=self._poll, name="delivery reports", daemon=True)
         self._thread.start()
 
     def _poll(self) -> None:
+        due = math.inf  # when a new client takes the place of one that will never send again
         while not self._ended:
-            self._client.poll(0.1)
+            try:
+                self._client.poll(0.1)
+            except KafkaException as error:  # a fatal one; the reports of what it still held come after it
+                print(f"Kafka refused this producer: {error.args[0].str()}. Check its rights", file=sys.stderr)
+                due = time.monotonic() + AGAIN
+            if time.monotonic() > due:
+                self._client, due = Producer(self._config), math.inf
 
     async def send(self, topic: str, key: str, value: bytes) -> None:
         """Return once Kafka has confirmed the record; NotConfirmedError says why it did not."""
