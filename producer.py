@@ -29,7 +29,8 @@ CONFIG: dict[str, Any] = {
     "reconnect.backoff.ms": 20,  # half of it puts off the second connection; the default, 100, the first order
     "log_level": 2,  # librdkafka logs each failed connection, up to 20 a second; error_report says it every 10 s
 }
-LIMIT = 10  # seconds to find a broker and the topic, and to confirm what is under way when a signal comes
+LIMIT = 9  # seconds to find a broker and the topic, and to confirm what is under way when a signal comes
+ADVICE = "Check rights, password, and the CA, host name and date of the certificate"
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 # What is printed stays JSON on an output that lacks some letters: there they are written as JSON's own escapes.
 ASCII = {str(getattr(stream, "encoding", "")).lower() for stream in (sys.stdout, sys.stderr)} != {"utf-8"}
@@ -40,15 +41,13 @@ encode = json.JSONEncoder(ensure_ascii=ASCII, allow_nan=False).encode
 
 def new_order(user: str, item: str, quantity: int, order_id: str | None = None) -> Order:
     """Return an order, with a random order_id if none is given; ValueError names the field that is wrong."""
-    if not isinstance(user, str) or not user:
-        raise ValueError(f"user must be non-empty text, got {user!r:.50}")
-    if not isinstance(item, str) or not item:
-        raise ValueError(f"item must be non-empty text, got {item!r:.50}")
+    for name, text in (("user", user), ("item", item)):
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{name} must be non-empty text, got {text!r:.50}")
     if type(quantity) is not int or quantity < 1:  # True is an int as well, but no quantity
         raise ValueError(f"quantity must be a whole number of at least 1, got {quantity!r:.50}")
-    if order_id is None:
-        order_id = str(uuid.uuid4())
-    elif not isinstance(order_id, str) or not UUID.fullmatch(order_id):
+    order_id = str(uuid.uuid4()) if order_id is None else order_id
+    if not isinstance(order_id, str) or not UUID.fullmatch(order_id):
         raise ValueError(f"order_id must be a UUID, got {order_id!r:.50}")
     return {"order_id": order_id, "user": user, "item": item, "quantity": quantity}
 
@@ -68,22 +67,21 @@ def send(
     for order in orders:
         value = serialize(order)
         on_delivery = report if serialize is to_json else partial(report, order=to_json(order))
-        while True:
+        while not (stop and unconfirmed):
             try:
                 producer.poll(0)  # runs the delivery reports that have come in
                 producer.produce(topic, value, order["order_id"], on_delivery=on_delivery)
                 break
             except BufferError:  # the queue is full
                 flush(producer, stop)
-                if stop and unconfirmed:
-                    report(KafkaError(KafkaError._PURGE_QUEUE), None, to_json(order))
-                    break
             except KafkaException as error:
                 report(error.args[0], None, to_json(order))
                 if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
                     producer.poll(1)  # raises the reason of a fatal error, where it comes later than the error
                     raise
                 break
+        else:
+            report(KafkaError(KafkaError._PURGE_QUEUE), None, to_json(order))
         if stop:
             break
     flush(producer, stop)
@@ -100,6 +98,8 @@ def delivery_report(unconfirmed: list[str], err: KafkaError | None, msg: Any, or
     unconfirmed.append(text)
     why = "the producer was stopped before Kafka answered" if err.name().startswith("_PURGE") else err.str()
     print(f"Order {text} was not confirmed: {why}. Send it again as it is once Kafka takes it", file=sys.stderr)
+    if err.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED and len(unconfirmed) == 1:
+        raise KafkaException(err)  # it would be the same with all that follow
 
 
 def flush(producer: Producer, stop: Sequence[object]) -> None:
@@ -126,8 +126,7 @@ def wait_for_topic(producer: Producer, args: argparse.Namespace, why: list[str],
     if not re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", args.topic):
         sys.exit(f"Topic {args.topic!a} can't be used: only letters, digits, '.', '_' and '-' can be in its name")
     deadline, problem, answers = time.monotonic() + LIMIT, None, 0
-    # At the first answer librdkafka has no connection yet over which it gets its producer id: 500 ms without a second.
-    while answers < 2 and not stop:
+    while answers < 2 and not stop:  # by the second, librdkafka can get its producer id at once: 500 ms sooner
         try:
             if not (problem := producer.list_topics(args.topic, timeout=1).topics[args.topic].error):
                 answers += 1
@@ -141,8 +140,10 @@ def wait_for_topic(producer: Producer, args: argparse.Namespace, why: list[str],
         time.sleep(0.02)  # it is being made
 
 
-def error_report(err: KafkaError, waiting: int, why: list[str]) -> None:
-    """Keep why Kafka doesn't answer, and say so every 10 s while orders wait; librdkafka itself goes on trying."""
+def error_report(err: KafkaError, waiting: int, why: list[str], stop: Any = ()) -> None:
+    """Keep why Kafka doesn't answer, and say so every 10 s while orders wait; KafkaException where that is vain."""
+    if err.name() in ("_AUTHENTICATION", "_SSL") and "Local:" not in err.str() and not stop:  # as of a lost connection
+        raise KafkaException(err)
     if "brokers are down" not in err.str():
         start = "Start one: docker-compose up -d; it may be starting"
         why[:] = [f"{err.str()}. {start if 'refused' in err.str() else 'Check -b, -F and -X'}"]
@@ -193,10 +194,10 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
     stop: list[object] = []
     for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
         signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
-    why, running = ["no answer came. See that it is healthy, and check -b, -F and -X"], False
+    why, running = ["no answer came. Check -b, security.protocol and that it is healthy"], False
     try:
         args.config = read_config(args)
-        report = {"error_cb": lambda err: error_report(err, running and len(producer), why)}
+        report = {"error_cb": lambda err: error_report(err, running and len(producer), why, stop)}
         producer: Producer = Producer(args.config | report)
     except KafkaException as error:
         parser.error(f"{error.args[0].str().rstrip('.')}. JAAS: see sasl.username, a trust store: ssl.ca.location")
@@ -210,9 +211,9 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         sys.exit(str(error))
     except KafkaException as error:
         stop.append(0)
-        sys.exit(f"Kafka refused this producer: {error.args[0].str().rstrip('.')}. Check its rights")
+        sys.exit(f"Kafka refused this producer: {error.args[0].str().rstrip('.')}. {ADVICE}")
     finally:
-        flush(producer, stop)
+        flush(producer, stop if running else ["no order was sent"])
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
 }
 CLASSIC_PROTOCOL = {"heartbeat.interval.ms": 1_000, "session.timeout.ms": 10_000}  # the broker's in the other one
 NOT_RETRIABLE = ("AUTHORIZATION_FAILED", "SESSION_TIMEOUT", "PROTOCOL", "_RESET", "NO_OFFSET", "EXCEPTION", "FATAL")
-LIMIT = 10  # seconds to find the broker, the topic and the group, and to leave it
+LIMIT = 9  # seconds to find the broker, the topic and the group, and to leave it
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 NO_JSON = {None: "it is empty (a tombstone)", b"\0": "it is framed for a schema registry: next_steps/schemas reads it"}
 decode_json = json.JSONDecoder().raw_decode
@@ -169,12 +169,13 @@ def wait_for_topic(consumer: Consumer, args: argparse.Namespace, why: list[str],
             text = f"Topic {args.topic} can't be used: {problem.str()}. Create it, or check its name and your rights"
         if (time.monotonic() > deadline and not args.running) or (problem and problem.name().endswith(NOT_RETRIABLE)):
             sys.exit(text)
-        for msg in consumer.consume(1, 0.02):  # runs error_report; or the topic is being made
-            raise KafkaException(msg.error())
+        consumer.consume(1, 0.02)  # runs error_report; or the topic is being made
 
 
-def error_report(err: KafkaError, why: list[str]) -> None:
-    """Keep why Kafka doesn't answer; librdkafka itself goes on trying."""
+def error_report(err: KafkaError, why: list[str], stop: Any) -> None:
+    """Keep why Kafka doesn't answer, while librdkafka goes on trying; KafkaException where that is in vain."""
+    if err.name() in ("_AUTHENTICATION", "_SSL") and "Local:" not in err.str() and not stop:  # as of a lost connection
+        raise KafkaException(err)
     advice = "Start one: docker-compose up -d; it may be starting" if "refused" in err.str() else "Check -b, -F and -X"
     why[:] = why if "brokers are down" in err.str() else [f"{err.str()}. {advice}"]
 
@@ -216,11 +217,11 @@ def attend(consumer: Consumer, args: argparse.Namespace, why: list[str], stop: A
         args.running = not stop
         return (args.running and run(consumer, args, stop)) or 0  # one's own may return nothing
     except KafkaException as error:
-        args.running, why[:] = False, []  # a time-out may have a reason, which consume() gets
+        args.running, why[:], stop[:] = False, [], [error.args[0].name()]  # a time-out may have a reason, for consume()
         said = [err.str() for msg in consumer.consume(1, 1) if (err := msg.error())] or [error.args[0].str(), *why]
-        sys.exit(f"Kafka refused this tracker: {'. '.join(said)}. Check rights, settings and the broker's log")
+        sys.exit(f"Kafka refused this tracker: {'. '.join(said)}. Check rights, password, CA, host, date, broker's log")
     finally:
-        if "lost" not in stop:
+        if not {"lost", "_AUTHENTICATION", "_SSL"}.intersection(stop):
             args.running, closing = False, threading.Thread(target=close, args=[consumer], daemon=True)
             closing.start()
             closing.join(LIMIT)
@@ -231,7 +232,7 @@ def attend(consumer: Consumer, args: argparse.Namespace, why: list[str], stop: A
 def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..., int] = track) -> int:
     """Run with a consumer as the command line says; return the exit status, SystemExit says what is wrong."""
     args = (parser := parser or command_line()).parse_args(argv)
-    stop, why, args.running = list[Any](), ["no answer came. See that it is healthy, and check -b, -F and -X"], False
+    stop, why, args.running = list[Any](), ["no answer came. Check -b, security.protocol and that it is healthy"], False
     for name in {"SIGINT", "SIGTERM", "SIGBREAK"} & set(dir(signal)):  # the first stops, and more of it are ignored
         signal.signal(getattr(signal, name), lambda number, _: stop.append(signal.signal(number, signal.SIG_IGN)))
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it may lack some letters
@@ -239,10 +240,9 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
     def look(stats: str) -> None:
         if args.running and not re.search('"(learned|logical)", "state":"UP"', stats):
             print(f"Kafka became unreachable, trying again: {why[0]}", file=sys.stderr)
-        if args.running and not re.search('"(conf|learn)', stats):  # there is none to try
-            stop.append("lost")
+            stop.extend([] if re.search('"(conf|learn)', stats) else ["lost"])  # there is none to try
 
-    report = {"statistics.interval.ms": 10_000, "stats_cb": look, "error_cb": lambda err: error_report(err, why)}
+    report = {"statistics.interval.ms": 10_000, "stats_cb": look, "error_cb": lambda err: error_report(err, why, stop)}
     try:
         args.config = read_config(args)
         consumer = Consumer(report | args.config)

@@ -89,7 +89,7 @@ def test_the_message_names_the_brokers_that_are_used(script, tmp_path):
     }
     for servers, process in processes.items():
         assert process.wait() == 1
-        assert process.err[0].startswith(f"No Kafka broker answered at {servers} within 10 s: {servers}/"), process.err
+        assert process.err[0].startswith(f"No Kafka broker answered at {servers} within 9 s: {servers}/"), process.err
 
 
 @pytest.mark.parametrize("reverse", [False, True])

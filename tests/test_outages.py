@@ -112,29 +112,29 @@ def test_no_broker(start, bootstrap):
     cases = [
         (["-b", "localhost:1"], ["localhost:1", "Connection refused", "Start one: docker-compose up -d"]),
         (["-b", "nowhere.invalid:9092"], ["nowhere.invalid:9092", "Failed to resolve", "Check -b"]),
-        (["-b", silent_address], [silent_address, "no answer came", "check -b"]),
+        (["-b", silent_address], [silent_address, "no answer came", "Check -b, security.protocol"]),
         (["-b", f"SSL://{bootstrap}"], [f"SSL://{bootstrap}", "Check -b"]),
         (["-b", bootstrap, "-X", "security.protocol=ssl"], [bootstrap, "SSL", "Check -b, -F and -X"]),
-        (["-b", bootstrap, *login("john")], [bootstrap, "SASL", "Check -b, -F and -X"]),
     ]
     started = [(start(sys.executable, script, *case), words) for script in SCRIPTS for case, words in cases]
     for process, words in started:
-        assert_one_line(process, "No Kafka broker answered at", "within 10 s: ", *words)
+        assert_one_line(process, "No Kafka broker answered at", "within 9 s: ", *words)
         assert process.out == []
         assert ("docker-compose" in process.err[0]) == ("refused" in process.err[0])
     silent.close()
 
 
-def test_a_broker_that_wants_credentials(secured, start):
+def test_a_broker_that_wants_credentials_or_none(secured, bootstrap, start):
     wrong_password = login("writer", **{"sasl.password": "wrong"})
     wrong_mechanism = login("writer", **{"sasl.mechanism": "SCRAM-SHA-256"})
-    cases = [
-        ([], ["check -b, -F and -X"]),
-        (wrong_password, ["Invalid username or password", "Check -b, -F and -X"]),
-        (wrong_mechanism, ["Unsupported SASL mechanism", "PLAIN", "Check -b, -F and -X"]),
-    ]
     here = ["-b", secured.bootstrap]
-    started = [(start(sys.executable, script, *here, *case), words) for script in SCRIPTS for case, words in cases]
+    cases = [
+        (here, ["No Kafka broker answered", "Check -b"]),
+        (["-b", bootstrap, *login("writer")], ["Kafka refused this", "SASL", "Check rights, password"]),
+        ([*here, *wrong_password], ["Kafka refused this", "Invalid username or password", "rights, password"]),
+        ([*here, *wrong_mechanism], ["Kafka refused this", "Unsupported SASL mechanism", "PLAIN", "rights, password"]),
+    ]
+    started = [(start(sys.executable, script, *case), words) for script in SCRIPTS for case, words in cases]
     for process, words in started:
         assert process.wait(END_LIMIT) == 1
         assert len(process.err) == 1
@@ -146,7 +146,7 @@ def test_a_user_without_a_right(secured, start):
     reader, writer = login("reader"), login("writer")
     cases = [
         ("producer.py", [*writer, "-t", "new"], ["Topic new can't be used", "Topic authorization failed", "rights"]),
-        ("producer.py", [*writer, "-t", "others"], ["was not confirmed: ", "Topic authorization failed"]),
+        ("producer.py", [*writer, "-t", "others"], ["Kafka refused this producer", "Topic authorization failed"]),
         ("producer.py", [*reader, "-t", "mine", "-X", "enable.idempotence=false"], ["Topic authorization failed"]),
         ("producer.py", [*reader, "-t", "mine"], ["Kafka refused this producer", "Cluster authorization", "rights"]),
         ("tracker.py", [*reader, "-t", "new", "-g", "readers"], ["Topic new can't be used", "Topic authorization"]),
@@ -169,7 +169,7 @@ def test_who_has_the_right_needs_no_more(secured, start):
 def test_a_fatal_error_leaves_no_order_unnamed(secured, start, count):
     here = ["-b", secured.bootstrap, "-t", "mine", "-c", count]
     fatal = start(sys.executable, "-c", MAKES_ORDERS, *here, *login("reader"))
-    assert_said(fatal, "Kafka refused this producer: ", "Cluster authorization failed", "Check its rights")
+    assert_said(fatal, "Kafka refused this producer: ", "Cluster authorization failed", "Check rights")
     named = [
         json.loads(line.split(" was not confirmed")[0].removeprefix("Order ")) for line in fatal.err[:-1] if "{" in line
     ]
@@ -227,7 +227,7 @@ def test_no_coordinator_can_exist(new_broker, run_tracker):
     broker = new_broker(KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR=3)
     here = ["-b", broker.bootstrap]
     for process in [run_tracker(*here), run_tracker(*here, "-e")]:
-        assert_said(process, "Kafka refused this tracker: ", "the broker's log")
+        assert_said(process, "Kafka refused this tracker: ", "broker's log")
         assert len(process.err) == 1
 
 

@@ -66,7 +66,7 @@ def send_and_wait(client: Producer, topic: str, **record: Any) -> Message:
 
 def make_dlq_producer(args: argparse.Namespace, topic: str, stop: Sequence[object]) -> Producer:
     """Return a producer with the properties given, once it may write to the topic; SystemExit says why it may not."""
-    why = ["no answer came. See that it is healthy, and check -b, -F and -X"]
+    why = ["no answer came. Check -b, security.protocol and that it is healthy"]
     # Not the producer: without a right to write, librdkafka would log that it can't be idempotent.
     admin: Any = AdminClient(args.config | {"error_cb": lambda err: producer.error_report(err, 0, why)})
     producer.wait_for_topic(admin, argparse.Namespace(topic=topic, config=args.config), why, stop)

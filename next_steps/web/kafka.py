@@ -30,7 +30,14 @@ class Sender:
     """One producer for all requests, replaced where it has failed for good, and the thread that serves its reports."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._ended, self._config = False, {**producer.CONFIG, **CONFIG, **config}
+        self.refused = False  # by its credentials, which waiting doesn't change
+        self._ended = False
+        self._config = {
+            **producer.CONFIG,
+            **CONFIG,
+            **config,
+            "error_cb": lambda err: producer.error_report(err, 0, []),
+        }
         self._client: Producer = Producer(self._config)
         self._thread = threading.Thread(target=self._poll, name="delivery reports", daemon=True)
         self._thread.start()
@@ -41,7 +48,9 @@ class Sender:
             try:
                 self._client.poll(0.1)
             except KafkaException as error:  # a fatal one; the reports of what it still held come after it
-                print(f"Kafka refused this producer: {error.args[0].str()}. Check its rights", file=sys.stderr)
+                if not self.refused:
+                    print(f"Kafka refused this producer: {error.args[0].str()}. {producer.ADVICE}", file=sys.stderr)
+                self.refused |= not error.args[0].fatal()
                 due = time.monotonic() + AGAIN
             if time.monotonic() > due:
                 self._client, due = Producer(self._config), math.inf
@@ -125,6 +134,7 @@ class StoreThread:
 
     def __init__(self, args: argparse.Namespace, run: Callable[..., int]) -> None:
         self._args, self._run_store = args, run
+        self.refused = False  # for want of a right
         self._stop: list[str] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -137,6 +147,7 @@ class StoreThread:
                 attend(self._args, self._run_store, self._stop)
             except SystemExit as error:
                 print(error, file=sys.stderr)
+                self.refused = "authorization failed" in str(error)
                 self._ended.wait(AGAIN)
             except Exception as error:  # it must not end unseen
                 print(f"The store failed: {error!r}. It begins anew", file=sys.stderr)
@@ -158,7 +169,7 @@ class StoreThread:
 
 def attend(args: argparse.Namespace, run: Callable[..., Any], stop: list[str]) -> Any:
     """Return what `run` does with a consumer, as in tracker.main() but in any thread; SystemExit says what is wrong."""
-    why = ["no answer came. See that it is healthy, and check -b, -F and -X"]
-    report = {"error_cb": lambda err: tracker.error_report(err, why)}
+    why = ["no answer came. Check -b, security.protocol and that it is healthy"]
+    report = {"error_cb": lambda err: tracker.error_report(err, why, stop)}
     args.running = False
     return tracker.attend(Consumer(report | args.config), args, why, stop, run)

@@ -487,7 +487,7 @@ def test_watch_when_the_coordinator_is_killed(cluster, show_lag, run_tracker, ow
 def test_what_is_wrong_is_said_in_a_line(show_lag, bootstrap, admin, topic):
     create_topic(bootstrap, topic)
     cases = [
-        (["-b", "127.0.0.1:1"], 1, r"No Kafka broker answered at 127.0.0.1:1 within 10 s: .*refused.* Start one"),
+        (["-b", "127.0.0.1:1"], 1, r"No Kafka broker answered at 127.0.0.1:1 within 9 s: .*refused.* Start one"),
         (["-t", f"{topic}-nowhere"], 1, f"Topic {topic}-nowhere can't be used: Broker: Unknown topic or partition"),
         ([], 1, f"Group {topic} doesn't exist, or no longer. Check -g"),
         (["-X", "no.such=property"], 2, 'No such configuration property: "no.such"'),
