@@ -6,11 +6,12 @@
     python tests/benchmark.py --schemas                           Avro, Protobuf and JSON Schema, with a registry
     python tests/benchmark.py --history                           orders in a database, SQLite and PostgreSQL
     python tests/benchmark.py --web                               a web page, beside the bare framework
+    python tests/benchmark.py --security                          TLS and passwords, beside the plain broker
     python tests/benchmark.py --rounds 1 --orders 10000           a quick look
 
 All on one broker, its own or that of KAFKA_BOOTSTRAP_SERVERS; --scale on three of its own, --schemas, --history and
---web on one of its own, with what else they need. Each round measures everything in turn, so that a machine that slows
-down does so for all. What is not installed is shown as that. Runs on Linux and macOS.
+--web on one of its own, with what else they need, --security on two. Each round measures everything in turn, so that a
+machine that slows down does so for all. What is not installed is shown as that. Runs on Linux and macOS.
 """
 
 from __future__ import annotations
@@ -684,11 +685,12 @@ def main() -> int:
     which.add_argument("--scale", action="store_true", help="many trackers, three brokers, many orders")
     which.add_argument("--schemas", action="store_true", help="each format of next_steps/schemas")
     which.add_argument("--web", action="store_true", help="the page of next_steps/web")
+    which.add_argument("--security", action="store_true", help="the broker of next_steps/security")
     which.add_argument("--history", action="store_true", help="each database of next_steps/history")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often everything is measured (5)")
     parser.add_argument("--orders", type=int, metavar="N", help="orders of a bulk (200000; for --scale a million)")
     args = parser.parse_args()
-    own = args.scale or args.schemas or args.history or args.web
+    own = args.scale or args.schemas or args.history or args.web or args.security
     if missing() and (own or not os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
         otherwise = "" if own else ", or set KAFKA_BOOTSTRAP_SERVERS"
         parser.exit(1, f"No broker can be started here. Install {missing()}{otherwise}\n")
@@ -703,6 +705,10 @@ def main() -> int:
         from benchmark_web import WEB_NOTES, web
 
         start, orders, first_row, notes = (web, 300_000, "first", WEB_NOTES)
+    if args.security:
+        from benchmark_security import SECURITY_NOTES, security
+
+        start, orders, first_row, notes = (security, 200_000, "first", SECURITY_NOTES)
     figures: dict[str, dict[str, list[float | None]]] = {}
     with tempfile.TemporaryDirectory() as folder, start(Path(folder), args.orders or orders) as measured:
         for number in range(1, args.rounds + 1):
@@ -710,7 +716,7 @@ def main() -> int:
                 figures.setdefault(section, {}).setdefault(name, []).append(figure)
                 print(f"{number}/{args.rounds} {section}: {name} {figure}", file=sys.stderr)
     versions = f"Python {platform.python_version()}, confluent-kafka {confluent_kafka.__version__}"
-    brokers = "three brokers" if args.scale else "one broker"
+    brokers = "three brokers" if args.scale else "two brokers" if args.security else "one broker"
     print(f"{platform.platform()}, {os.cpu_count()} cores, {versions}, {args.rounds} rounds on {brokers}\n")
     print(*table(figures, first_row), notes, sep="\n", end="")
     return 0

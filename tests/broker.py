@@ -76,7 +76,7 @@ random.shuffle(PORTS)
 def read_services(file: Path) -> dict[str, dict[str, Any]]:
     """Return a Compose file's services by their names, each ${VARIABLE:-default} replaced as Compose does it."""
     text = re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: os.environ.get(m[1]) or m[2], file.read_text("utf-8"))
-    return yaml.safe_load(text)["services"]
+    return yaml.safe_load(text.replace("$$", "$"))["services"]
 
 
 def read_brokers(file: Path) -> dict[str, dict[str, Any]]:
@@ -315,7 +315,8 @@ class Broker(Server):
     ) -> None:
         super().__init__(directory)
         self.port = port or functools.cache(lambda port: free_port())
-        self._client, self._java = client or {}, java
+        self._java = java
+        self._folder = file.resolve().parent
         brokers = read_brokers(file)
         self._service, self._service_name = brokers[service], service
         environment = self._service["environment"] | (settings or {})
@@ -326,6 +327,7 @@ class Broker(Server):
         self._environment = {name: self._outside(name, str(value)) for name, value in environment.items()}
         self.version = image_version(self._service)
         self.bootstrap = f"127.0.0.1:{self.port(self._service['ports'][0].split(':')[-1])}"
+        self._client = client or self._certified()
 
     def _outside(self, name: str, value: str) -> str:
         """Return a variable's value as it has to be outside a container: loopback addresses and host folders."""
@@ -333,8 +335,18 @@ class Broker(Server):
             value = re.sub(r"(\w+://|@)([\w.-]*):(\d+)", self._address, value)
         for volume in self._service.get("volumes", []):
             source, target = volume.split(":")[:2]
-            value = value.replace(target, (self.directory / source).as_posix())
+            folder = (self._folder if "/" in source else self.directory) / source  # one of the host, or a volume
+            value = value.replace(target, folder.as_posix())
         return value
+
+    def _certified(self) -> dict[str, str]:
+        """Return what a client needs where the broker knows nobody by a password yet: to be the broker itself."""
+        if not (keys := self._environment.get("KAFKA_SSL_KEYSTORE_LOCATION")):
+            return {}
+        network = re.search(r"NETWORK://([\d.]+:\d+)", self._environment["KAFKA_LISTENERS"])
+        ca = self._environment["KAFKA_SSL_TRUSTSTORE_LOCATION"]
+        files = {"ssl.ca.location": ca, "ssl.certificate.location": keys, "ssl.key.location": keys}
+        return {"bootstrap.servers": network[1], "security.protocol": "ssl", **files}
 
     def _address(self, found: re.Match[str]) -> str:
         """Return what stands for a host and its port; no host, which is all of a container's, is the advertised one."""

@@ -466,9 +466,9 @@ def put(bootstrap: str, topic: str, *values: bytes | None, **options: Any) -> No
     assert client.flush(LIMIT) == 0
 
 
-def records(bootstrap: str, topic: str) -> list[Message]:
+def records(bootstrap: str, topic: str, **login: str) -> list[Message]:
     """Return what the topic holds, read without a group; within a partition in its order."""
-    client = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False})
+    client = Consumer(login | {"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False})
     found: list[Message] = []
     for partition in client.list_topics(topic, LIMIT).topics[topic].partitions:
         first, end = client.get_watermark_offsets(TopicPartition(topic, partition), LIMIT)

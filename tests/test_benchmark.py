@@ -45,3 +45,11 @@ def test_it_measures_the_page_beside_the_bare_framework(start):
     assert [name for name, _ in figures].count("bare framework") == 2
     assert len(figures) == 6 + 1 + 2 + 2
     assert all(float(figure.replace(",", "")) > 0 for _, figure in figures)
+
+
+def test_it_measures_what_tls_and_passwords_cost(start):
+    measuring = start(sys.executable, "tests/benchmark.py", "--security", "--rounds", "1", "--orders", "200")
+    assert measuring.wait(150) == 0, measuring
+    rows = [line.split(" | ") for line in measuring.out if line.startswith("| ") and "**" not in line]
+    assert [row[0].removeprefix("| ") for row in rows[1:]] == ["plain", "TLS, SCRAM"] * 3
+    assert all(float(row[1].split(" ")[0].replace(",", "")) > 0 for row in rows[1:])

@@ -24,7 +24,7 @@ def copy(tmp_path):
     """An empty folder with what a user downloads."""
     for name in FILES:
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    for name in ("schemas", "history", "web"):
+    for name in ("schemas", "history", "web", "security"):
         step = Path("next_steps", name, "requirements.txt")  # which those of the tests include
         (tmp_path / step).parent.mkdir(parents=True)
         (tmp_path / step).write_bytes((ROOT / step).read_bytes())

@@ -1,0 +1,1 @@
+"""Authentication and authorization: who may come in, and what each may do."""
