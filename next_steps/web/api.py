@@ -13,19 +13,21 @@ from starlette.concurrency import run_in_threadpool
 from next_steps.history.life import NEXT, Row
 from next_steps.history.show import story
 from next_steps.web import models, queries
-from next_steps.web.access import user_of
+from next_steps.web.access import note, still_there, user_of
 from next_steps.web.live import Live, ask
 from next_steps.web.metrics import Metrics
 
 STREAMS = 1_000  # open at a time
+SESSION = 5.0  # seconds until a stream looks again whether its session goes on
 
 router = APIRouter()
 problem: dict[str, Any] = {"model": models.Problem}
 Responses = dict[int | str, dict[str, Any]]
-UNREADABLE: Responses = {400: problem | {"description": "It can't be read, or its Host header is of another place"}}
+READABLE: Responses = {400: problem | {"description": "It can't be read, or its Host header is of another place"}}
+UNREADABLE = READABLE | {401: problem | {"description": "It needs a login"}}
 UNKNOWN: Responses = {404: problem | {"description": "There is no such order"}}
 REFUSED: Responses = UNREADABLE | {
-    403: problem | {"description": "It comes from another site"},
+    403: problem | {"description": "It comes from another site, or the user may not do it"},
     413: {"description": "The body is too large"},
     429: problem | {"description": "Too many changes from this address"},
 }
@@ -52,6 +54,7 @@ async def place_an_order(
     placed = await request.app.state.desk.place(order.user, order.item, order.quantity, idempotency_key)
     metrics: Metrics = request.app.state.metrics
     metrics.confirmed.observe(time.perf_counter() - begin)
+    await note(request, "placed", placed["order_id"])
     return JSONResponse(placed, 201)  # it was checked when it came in
 
 
@@ -122,6 +125,7 @@ async def change_the_status(
     409 where it isn't possible, or somebody was first.
     """
     outcome = await request.app.state.desk.change(order_id, change.status, user_of(request))
+    await note(request, change.status, order_id)
     response.status_code = 200 if outcome == "applied" else 202
     return models.Changed(order_id=order_id, status=change.status, outcome=outcome)
 
@@ -152,7 +156,12 @@ async def follow_changes(
 
     The id says how far the store is. Whoever comes back with the last id gets an event at once if it has moved since.
     """
+    looked = time.monotonic()
     async for version, state in request.app.state.live.events(last_event_id):
+        if time.monotonic() - looked > SESSION:
+            looked = time.monotonic()
+            if not await still_there(request):
+                return
         yield ServerSentEvent(id=version, event="change", data=state, retry=1000)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fastapi_offline
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -17,7 +17,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from next_steps.history.database import connect
-from next_steps.web import api, pages
+from next_steps.web import api, login, pages
+from next_steps.web.access import Access, allowed
+from next_steps.web.accounts import Users
 from next_steps.web.desk import Desk, RefusedError
 from next_steps.web.guard import Guard
 from next_steps.web.kafka import Broker, NotConfirmedError, Sender
@@ -50,9 +52,12 @@ def create_app(args: argparse.Namespace, sender: Sender, broker: Broker) -> Fast
         description=about,
         max_body_size=SIZE,
         lifespan=lifespan,
+        dependencies=[Depends(allowed)],
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
+    app.state.access = Access(Users(args.users), args.certificate is not None)
     app.state.live = live
     app.state.desk = Desk(sender, live, args.topic, args.status_topic)
     app.state.letters = Letters(args, broker)
@@ -60,10 +65,11 @@ def create_app(args: argparse.Namespace, sender: Sender, broker: Broker) -> Fast
     app.state.kept = Kept()
     app.include_router(api.router)
     app.include_router(pages.router)
+    app.include_router(login.router)
     app.mount("/static/swagger", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
     app.mount("/static", StaticFiles(directory=HERE / "static"))
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
-    app.add_middleware(Guard, max_rate=args.max_rate)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*HOSTS, *args.name], www_redirect=False)
+    app.add_middleware(Guard, max_rate=args.max_rate, secure=args.certificate is not None)
     app.add_exception_handler(HTTPException, refused_page)
     app.add_exception_handler(RequestValidationError, not_valid)
     app.add_exception_handler(RefusedError, refused)
@@ -73,8 +79,11 @@ def create_app(args: argparse.Namespace, sender: Sender, broker: Broker) -> Fast
 
 
 async def refused_page(request: Request, error: Any) -> Response:
-    """Answer a browser by a page, and a program by JSON."""
-    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+    """Answer a browser by a page, which shows nothing to a stranger, and a program by JSON."""
+    if not hasattr(request.state, "user"):  # there is no such path
+        request.state.user = await request.app.state.access.user(request)
+    by_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
+    if by_page and request.state.user and error.status_code >= 400:
         title, advice = str(error.detail), "Go back to the list."
         return render(request, "error.html", error.status_code, title=title, advice=advice)
     return await http_exception_handler(request, error)

@@ -23,14 +23,16 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 KEEPABLE = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-ALL = [*KEEPABLE, (b"cache-control", b"no-cache")]
+NOT_KEPT = (b"cache-control", b"no-cache")
+TLS_ONLY = (b"strict-transport-security", b"max-age=31536000")
 
 
 class Guard:
     """Refuses what comes from another site or too often, and adds HEADERS to each answer."""
 
-    def __init__(self, app: ASGIApp, max_rate: int) -> None:
+    def __init__(self, app: ASGIApp, max_rate: int, secure: bool) -> None:
         self._app, self._max_rate = app, max_rate
+        self._headers = [*KEEPABLE, *[TLS_ONLY] * secure]
         self._second, self._changes = 0, Counter[str]()  # how many came from each address in that second
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,7 +44,9 @@ class Guard:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = message["headers"]
-                message["headers"] = [*own, *(KEEPABLE if any(name == b"cache-control" for name, _ in own) else ALL)]
+                message["headers"] = [*own, *self._headers]
+                if not any(name == b"cache-control" for name, _ in own):
+                    message["headers"].append(NOT_KEPT)
             await send(message)
 
         refusal = self._refusal(scope)

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request
 from fastapi.params import Form
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from next_steps.history.life import CHANGES, NEXT
 from next_steps.web import models, queries
-from next_steps.web.access import user_of
+from next_steps.web.access import note, user_of
+from next_steps.web.accounts import User
 from next_steps.web.api import whole
 from next_steps.web.desk import RefusedError
 from next_steps.web.kafka import NotConfirmedError
@@ -28,7 +29,8 @@ async def index(request: Request) -> Response:
     """Show the list, with the form for an order."""
     live: Live = request.app.state.live
     kept: Kept = request.app.state.kept
-    serial, query = live.serial, str(request.url.query)
+    user: User = request.state.user
+    serial, query = live.serial, f"{user.name} {user.role} {request.url.query}"
     if page := kept.get(serial, query):
         return answer(page)
     page = await run_in_threadpool(listed, request, {}, {})
@@ -57,6 +59,7 @@ def listed(request: Request, form: Mapping[str, str], errors: Mapping[str, str],
 
     return templates.get_template("orders.html").render(
         live=live,
+        user=request.state.user,
         page=page,
         search=search,
         query=query,
@@ -90,6 +93,7 @@ async def place(request: Request, user: Text = "", item: Text = "", quantity: Te
     except DatabaseAwayError as error:
         problem = f"The order was not sent, as the database does not answer: {error}. Send it again in a moment"
         return await again(request, 503, form, {}, problem=problem, key=key)
+    await note(request, "placed", placed["order_id"])
     return RedirectResponse(f"/?placed={placed['order_id']}", 303)
 
 
@@ -123,6 +127,7 @@ async def change(request: Request, order_id: str, status: Text = "") -> Response
         return await order_page(request, order_id, 503, f"The change was not confirmed: {error}. Try again in a moment")
     except DatabaseAwayError as error:
         return await order_page(request, order_id, 503, f"The database does not answer: {error}. Try again in a moment")
+    await note(request, status, order_id)
     return RedirectResponse(f"/orders/{order_id}", 303)
 
 
@@ -160,6 +165,7 @@ async def send_back(request: Request, place: Text = "") -> Response:
         return await letters_page(request, error.status, str(error))
     except NotConfirmedError as error:
         return await letters_page(request, 503, f"It was not sent back: {error}. Try again in a moment")
+    await note(request, "sent back", place)
     return RedirectResponse(f"/dead-letters?back={urlencode({'': place})[1:]}", 303)
 
 
@@ -178,6 +184,12 @@ async def letters_page(request: Request, status: int = 200, problem: str | None 
 async def state(request: Request) -> Response:
     """Show what all pages have at their top."""
     return render(request, "state.html")
+
+
+@router.get("/openapi.json")
+async def openapi(request: Request) -> Response:
+    """Return the description of the API."""
+    return JSONResponse(request.app.openapi())
 
 
 @router.get("/docs")

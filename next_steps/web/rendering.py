@@ -50,7 +50,8 @@ class Kept:
 
 def render(request: Request, name: str, status: int = 200, **context: Any) -> Response:
     """Return a page."""
-    return answer(templates.get_template(name).render(live=request.app.state.live, **context), status)
+    user = getattr(request.state, "user", None)
+    return answer(templates.get_template(name).render(live=request.app.state.live, user=user, **context), status)
 
 
 def answer(page: str, status: int = 200) -> Response:

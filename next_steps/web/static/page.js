@@ -86,6 +86,7 @@ async function refresh() {
     do {
       again = false;
       const answer = await fetch(address(), { headers: { Accept: "text/html" } });
+      if (new URL(answer.url).pathname === "/login") { location.assign(answer.url); return; } // the session is over
       if (!answer.headers.get("content-type")?.startsWith("text/html")) throw new Error(answer.status);
       const page = parse(await answer.text());
       seen = page.body.dataset.version || seen;
