@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
@@ -60,14 +61,23 @@ def final(err: KafkaError) -> bool:
 
 
 def certificate_fault(address: str, config: dict[str, Any]) -> str | None:
-    """Return what is wrong with the TLS of the broker at HOST:PORT, None where nothing is or it has none to have."""
-    if "ssl" not in config.get("security.protocol", "").lower():
+    """Return what is wrong with the TLS of the broker at HOST:PORT, None where nothing is or none is asked for.
+
+    ValueError says that the address or the CA can't be read.
+    """
+    protocol, verifies = config.get("security.protocol", ""), config.get("enable.ssl.certificate.verification", "true")
+    if "ssl" not in protocol.lower() or verifies != "true":
         return None
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    url = urlsplit(f"//{address.rpartition('://')[2]}")
+    host, port = url.hostname or "localhost", url.port or 9092
+    ca = config.get("ssl.ca.location")
     try:
-        context = ssl.create_default_context(cafile=config.get("ssl.ca.location"))
-        context.check_hostname = config.get("ssl.endpoint.identification.algorithm") != "none"
-        with socket.create_connection((host, int(port)), LIMIT) as line:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise ValueError(f"ssl.ca.location {ca} can't be read: {error}") from None
+    context.check_hostname = config.get("ssl.endpoint.identification.algorithm") != "none"
+    try:
+        with socket.create_connection((host, port), LIMIT) as line:
             context.wrap_socket(line, server_hostname=host).close()
     except ssl.SSLCertVerificationError as error:
         return f"{error.verify_message.rstrip('.')}. {FAULTS.get(error.verify_code, OTHER_CA)}"

@@ -23,7 +23,7 @@ def take_up(admin: AdminClient, file: Path, address: str) -> Iterator[str]:
 
     Yield what was done; KafkaException says what Kafka refused, SystemExit that it changed nothing.
     """
-    if shown(address) in file.read_text("utf-8"):
+    if not file.exists() or shown(address) in file.read_text("utf-8"):
         return
     for broker in admin.list_topics(timeout=LIMIT).brokers:
         asked = ConfigResource(ResourceType.BROKER, str(broker))

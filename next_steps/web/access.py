@@ -123,6 +123,15 @@ def user_of(request: Request) -> str:
     return name
 
 
+async def known_user(request: Request) -> User | None:
+    """Return who asks for what isn't in the table, None for a stranger and where it can't be told."""
+    access: Access = request.app.state.access
+    try:
+        return await access.user(request)
+    except SQLAlchemyError:
+        return None
+
+
 async def still_there(request: Request) -> bool:
     """Return whether the session that a stream was begun in goes on."""
     access: Access = request.app.state.access

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from next_steps.history.database import connect
 from next_steps.web import api, login, pages
-from next_steps.web.access import Access, allowed
+from next_steps.web.access import Access, allowed, known_user
 from next_steps.web.accounts import Users
 from next_steps.web.desk import Desk, RefusedError
 from next_steps.web.guard import Guard
@@ -81,7 +81,7 @@ def create_app(args: argparse.Namespace, sender: Sender, broker: Broker) -> Fast
 async def refused_page(request: Request, error: Any) -> Response:
     """Answer a browser by a page, which shows nothing to a stranger, and a program by JSON."""
     if not hasattr(request.state, "user"):  # there is no such path
-        request.state.user = await request.app.state.access.user(request)
+        request.state.user = await known_user(request)
     by_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")
     if by_page and request.state.user and error.status_code >= 400:
         title, advice = str(error.detail), "Go back to the list."

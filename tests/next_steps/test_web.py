@@ -1116,7 +1116,8 @@ def test_it_starts_before_kafka_does(start, tmp_path, topic, new_broker):
 @pytest.mark.xdist_group("web with servers of its own")
 def test_the_readme_word_by_word(new_broker, start, tmp_path):
     servers = new_broker().bootstrap
-    (serving_command, served), (asking_command, answered) = examples("", README)
+    # The login has its own test, test_the_readmes_login_word_by_word.
+    (serving_command, served), (asking_command, answered), _ = examples("", README)
     assert serving_command.startswith("pip install -r next_steps/web/requirements.txt && ")
     where = {"cwd": tmp_path, "env": {"PYTHONPATH": str(ROOT), "KAFKA_BOOTSTRAP_SERVERS": servers}}
     serving = start(sys.executable, *shlex.split(serving_command.rpartition("&& ")[2])[1:], **where)
