@@ -1,6 +1,7 @@
 """The login of next_steps/web: who comes in, what each may, and what is tried to get around it."""
 
 import argparse
+import asyncio
 import contextlib
 import os
 import re
@@ -83,14 +84,16 @@ def log_in(client, name, password=None, **fields):
 # The table.
 
 
+def application(users="sqlite:///y.db"):
+    """Return the application as it is made, with nothing behind it."""
+    own = {"certificate": None, "name": [], "max_rate": 1, "topic": "t", "status_topic": "s", "dead_letters": "d"}
+    args = argparse.Namespace(database=address("sqlite:///x.db"), users=address(users), config={}, **own)
+    return create_app(args, None, None)
+
+
 def routes():
     """Return each method and path that the application serves, but for the files of /static."""
-    args = argparse.Namespace(
-        database=address("sqlite:///x.db"), users=address("sqlite:///y.db"), certificate=None, name=[], max_rate=1,
-        topic="t", status_topic="s", dead_letters="d", config={},
-    )  # fmt: skip
-    app, found, left = create_app(args, None, None), set(), []
-    left = [*app.router.routes]
+    found, left = set(), [*application().router.routes]
     while left:
         route = left.pop()
         left += getattr(getattr(route, "original_router", route), "routes", None) or []
@@ -100,6 +103,19 @@ def routes():
 
 def test_each_path_is_in_the_table_and_nothing_else():
     assert routes() == set(RIGHTS)
+
+
+def test_a_path_that_is_not_in_the_table_is_closed_to_all(tmp_path):
+    """Even to a manager: who adds a path has to say who may use it."""
+    app = application(f"sqlite:///{tmp_path / 'users.db'}")
+    app.add_api_route("/new", lambda: "shown")
+
+    async def asked() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.get("/new")
+
+    assert asyncio.run(asked()).status_code == 403
 
 
 @pytest.mark.parametrize("name", [None, *ROLE])
