@@ -7,12 +7,16 @@ import asyncio
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import HTTPException
+from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
+from starlette.responses import Response
 
 from next_steps.history.database import reason
 from next_steps.web.accounts import ROLES, User, Users
@@ -97,10 +101,23 @@ class Access:
             counted.pop()
 
 
-async def allowed(request: Request) -> None:
-    """Let a request through that the table allows; HTTPException leads a stranger to the login, and refuses others."""
+class Guarded(APIRoute):
+    """A path that asks the table first. As a dependency of all paths it took a tenth of the speed."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            await allow(request, RIGHTS.get((request.method, self.path)))
+            return await handle(request)
+
+        return guarded
+
+
+async def allow(request: Request, needed: str | None) -> None:
+    """Let a request through whose user has the role; HTTPException sends strangers to the login, and refuses others."""
     access: Access = request.app.state.access
-    needed = RIGHTS.get((request.method, request.scope["route"].path))
     try:
         request.state.user = user = await access.user(request)
     except SQLAlchemyError as error:

@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -69,7 +70,10 @@ class Users:
         metadata.create_all(self._engine)
 
     def any(self) -> bool:
-        """Return whether there is a user."""
+        """Return whether there is a user; where there is no file, none is made."""
+        url = self._engine.url
+        if url.drivername == "sqlite" and not Path(str(url.database)).exists():
+            return False
         try:
             with self._engine.begin() as connection:
                 return connection.execute(sa.select(users.c.name).limit(1)).first() is not None

@@ -13,14 +13,14 @@ from starlette.concurrency import run_in_threadpool
 from next_steps.history.life import NEXT, Row
 from next_steps.history.show import story
 from next_steps.web import models, queries
-from next_steps.web.access import note, still_there, user_of
+from next_steps.web.access import Guarded, note, still_there, user_of
 from next_steps.web.live import Live, ask
 from next_steps.web.metrics import Metrics
 
 STREAMS = 1_000  # open at a time
 SESSION = 5.0  # seconds until a stream looks again whether its session goes on
 
-router = APIRouter()
+router = APIRouter(route_class=Guarded)
 problem: dict[str, Any] = {"model": models.Problem}
 Responses = dict[int | str, dict[str, Any]]
 READABLE: Responses = {400: problem | {"description": "It can't be read, or its Host header is of another place"}}

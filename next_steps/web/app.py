@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fastapi_offline
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from next_steps.history.database import connect
 from next_steps.web import api, login, pages
-from next_steps.web.access import Access, allowed, known_user
+from next_steps.web.access import Access, Guarded, known_user
 from next_steps.web.accounts import Users
 from next_steps.web.desk import Desk, RefusedError
 from next_steps.web.guard import Guard
@@ -52,11 +52,11 @@ def create_app(args: argparse.Namespace, sender: Sender, broker: Broker) -> Fast
         description=about,
         max_body_size=SIZE,
         lifespan=lifespan,
-        dependencies=[Depends(allowed)],
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
+    app.router.route_class = Guarded
     app.state.access = Access(Users(args.users), args.certificate is not None)
     app.state.live = live
     app.state.desk = Desk(sender, live, args.topic, args.status_topic)

@@ -7,11 +7,11 @@ from fastapi.params import Form
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
-from next_steps.web.access import Access, note
+from next_steps.web.access import Access, Guarded, note
 from next_steps.web.accounts import NAME, PASSWORD
 from next_steps.web.rendering import render
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=Guarded, include_in_schema=False)
 Text = Annotated[str, Form()]
 WRONG = "The name or the password is wrong"
 LATER = "Too many logins have failed. Try again in 5 minutes"

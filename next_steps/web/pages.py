@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from next_steps.history.life import CHANGES, NEXT
 from next_steps.web import models, queries
-from next_steps.web.access import note, user_of
+from next_steps.web.access import Guarded, note, user_of
 from next_steps.web.accounts import User
 from next_steps.web.api import whole
 from next_steps.web.desk import RefusedError
@@ -20,7 +20,7 @@ from next_steps.web.kafka import NotConfirmedError
 from next_steps.web.live import DatabaseAwayError, Live, ask
 from next_steps.web.rendering import FILTERS, KEY, Kept, answer, render, search_from, templates
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=Guarded, include_in_schema=False)
 Text = Annotated[str, Form()]
 
 
