@@ -62,7 +62,7 @@ class Users:
     """The users of a database, which is made when the first one is added."""
 
     def __init__(self, url: sa.URL) -> None:
-        self._engine = connect(url)
+        self._engine, self._reading = connect(url), connect(url, read_only=True)
         self._dummy = HASHER.hash(secrets.token_urlsafe())  # so that an unknown name takes as long as a known one
 
     def create(self) -> None:
@@ -71,14 +71,14 @@ class Users:
 
     def any(self) -> bool:
         """Return whether there is a user; where there is no file, none is made."""
-        url = self._engine.url
+        url = self._reading.url
         if url.drivername == "sqlite" and not Path(str(url.database)).exists():
             return False
         try:
-            with self._engine.begin() as connection:
+            with self._reading.begin() as connection:
                 return connection.execute(sa.select(users.c.name).limit(1)).first() is not None
         except SQLAlchemyError:
-            if sa.inspect(self._engine).has_table("users"):
+            if sa.inspect(self._reading).has_table("users"):
                 raise
             return False
 
@@ -100,7 +100,7 @@ class Users:
 
     def all(self) -> dict[str, str]:
         """Return the role of each user."""
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             return {row.name: row.role for row in connection.execute(sa.select(users).order_by(users.c.name))}
 
     def verify(self, name: str, password: str) -> bool:
@@ -108,7 +108,7 @@ class Users:
 
         A hash of older parameters is made anew.
         """
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             row = connection.execute(sa.select(users).where(users.c.name == name)).first()
         try:
             HASHER.verify(row.password_hash if row else self._dummy, password)
@@ -139,13 +139,14 @@ class Users:
         now = datetime.now(timezone.utc)
         mine = sessions.c.token_hash == hashed(token)
         asked = sa.select(sessions, users.c.role).join(users, users.c.name == sessions.c.name).where(mine)
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             row = connection.execute(asked).first()
-            if row is None or now - row.used_at > IDLE or now - row.began_at > LIFE:
-                return None
-            if now - row.used_at > TOUCH:
+        if row is None or now - row.used_at > IDLE or now - row.began_at > LIFE:
+            return None
+        if now - row.used_at > TOUCH:
+            with self._engine.begin() as connection:
                 connection.execute(sessions.update().where(mine).values(used_at=now))
-            return User(row.name, row.role)
+        return User(row.name, row.role)
 
     def note(self, name: str, address: str, action: str, target: str = "") -> None:
         """Write into the log who did what, from where."""
@@ -158,7 +159,7 @@ class Users:
     def log(self, limit: int) -> list[Any]:
         """Return the newest of the log, in the order of time."""
         newest = sa.select(actions).order_by(actions.c.number.desc()).limit(limit)
-        with self._engine.begin() as connection:
+        with self._reading.begin() as connection:
             return [*connection.execute(newest)][::-1]
 
 

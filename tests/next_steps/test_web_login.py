@@ -14,8 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Process, examples, posix, wait_until
+from conftest import Process, examples, needs_postgres, posix, wait_until
 from playwright.sync_api import expect
+from postgres import Postgres
 from test_web import README, Site, ask, chromium, command, environment, live, needs_browser, user, window  # noqa: F401
 
 from next_steps.history.database import address, connect
@@ -491,6 +492,24 @@ def test_an_older_hash_is_made_anew_at_the_next_login(tmp_path):
         assert connection.exec_driver_sql("SELECT password_hash FROM users").scalar() != weak
     assert users.verify("ana", "a long password")
     assert not users.verify("ana", "another password")
+
+
+@needs_postgres
+def test_users_on_postgresql():
+    with Postgres() as server:
+        users = Users(address(server.new_database()))
+        assert not users.any()
+        users.create()
+        users.create()
+        assert not users.any()
+        users.put("ana", "viewer", "a long password")
+        assert (users.any(), users.all(), users.verify("ana", "a long password")) == (True, {"ana": "viewer"}, True)
+        token = users.begin("ana")
+        assert users.of(token) == ("ana", "viewer", True)
+        users.put("ana", "manager")
+        assert users.of(token) is None
+        users.note("ana", "127.0.0.1", "placed", ID)
+        assert [row[2:] for row in users.log(10)] == [("ana", "127.0.0.1", "placed", ID)]
 
 
 # In a browser.
