@@ -93,6 +93,12 @@ def new_password(folder: Path, user: str) -> None:
     write(file, re.sub("^sasl.password=.*$", line, file.read_text("utf-8"), flags=re.MULTILINE))
 
 
+def expire(folder: Path) -> str:
+    """Return when the certificates in the folder expire, in a sentence."""
+    ends = [f"{expiry(folder / file):%Y-%m-%d}" for file in ("broker/kafka.pem", "ca.pem")]
+    return f"The certificates expire on {ends[0]}, the CA on {ends[1]}"
+
+
 def command_line() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,10 +116,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = args.directory
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())  # as it is typed
-    there = (folder / "ca" / "ca.key").exists()
     try:
+        there = folder.exists() and any(folder.iterdir())  # though the CA's key may be kept elsewhere
         if there and not (args.force or args.renew or args.new_password):
-            sys.exit(f"{folder} holds credentials. --renew renews the certificates, --force makes all anew")
+            sys.exit(
+                f"{folder} holds something. --renew renews its certificates, --force makes all anew. {expire(folder)}"
+            )
         if not there and (args.renew or args.new_password):
             sys.exit(f"{folder} holds no credentials. Make them first, without --renew or --new-password")
         if args.renew:
@@ -122,10 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             new_password(folder, args.new_password)
         else:
             make_all(folder)
-        ends = [f"{expiry(folder / file):%Y-%m-%d}" for file in ("broker/kafka.pem", "ca.pem")]
+        print(f"{folder} holds the credentials. {expire(folder)}")
     except (OSError, ValueError) as error:
         sys.exit(f"{folder} could not be filled: {error}. Mend that, or give another place by --directory")
-    print(f"{folder} holds the credentials. The certificates expire on {ends[0]}, the CA on {ends[1]}")
     return 0
 
 

@@ -603,7 +603,11 @@ def test_files_are_closed_to_others_and_nothing_is_overwritten(tmp_path):
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     again = make()
     assert again.wait() == 1
-    assert "--renew renews the certificates, --force makes all anew" in again.err[0]
+    assert "--renew renews its certificates, --force makes all anew. The certificates expire on 20" in again.err[0]
+    (folder / "ca" / "ca.key").rename(tmp_path / "ca.key")  # as the README has it: kept elsewhere
+    assert make().wait() == 1
+    assert make("--renew").wait() == 1
+    (tmp_path / "ca.key").rename(folder / "ca" / "ca.key")
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
     changed = lambda: {file.name for file, content in before.items() if file.read_bytes() != content}  # noqa: E731
     assert make("--new-password", "web").wait() == 0
@@ -620,6 +624,7 @@ def test_what_make_credentials_cannot_do_is_said(tmp_path):
     (tmp_path / "file").touch()
     for flags, word, status in (
         ([tmp_path / "file"], "could not be filled", 1),
+        ([tmp_path], "could not be filled", 1),
         ([tmp_path / "new", "--renew"], "Make them first", 1),
         ([tmp_path / "new", "--new-password", "web"], "Make them first", 1),
         ([tmp_path / "new", "--new-password", "mallory"], "invalid choice", 2),
