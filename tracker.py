@@ -218,10 +218,10 @@ def attend(consumer: Consumer, args: argparse.Namespace, why: list[str], stop: A
         return (args.running and run(consumer, args, stop)) or 0  # one's own may return nothing
     except KafkaException as error:
         args.running, why[:], stop[:] = False, [], [error.args[0].name()]  # a time-out may have a reason, for consume()
-        said = [err.str() for msg in consumer.consume(1, 1) if (err := msg.error())] or [error.args[0].str(), *why]
+        said = [err.str() for msg in consumer.consume(1, 0) if (err := msg.error())] or [error.args[0].str(), *why]
         sys.exit(f"Kafka refused this tracker: {'. '.join(said)}. Check rights, password, CA, host, date, broker's log")
     finally:
-        if not {"lost", "_AUTHENTICATION", "_SSL"}.intersection(stop):
+        if "lost" not in stop:
             args.running, closing = False, threading.Thread(target=close, args=[consumer], daemon=True)
             closing.start()
             closing.join(LIMIT)

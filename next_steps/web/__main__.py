@@ -59,6 +59,9 @@ class Server(uvicorn.Server):
 
 def serve(args: argparse.Namespace, sender: Sender, listener: socket.socket) -> bool:
     """Serve until a signal comes, or Kafka refuses the credentials; return whether it did."""
+    host, port = listener.getsockname()[:2]
+    scheme = "https" if args.certificate else "http"
+    tracker.show([f"Serving {scheme}://{f'[{host}]' if ':' in host else host}:{port}"])
     storing = StoreThread(args, store.run) if args.stores else None
     broker = Broker(args.config, {args.topic, args.status_topic}, storing.reconnect if storing else lambda: None)
     app = create_app(args, sender, broker)
@@ -87,9 +90,6 @@ def serve(args: argparse.Namespace, sender: Sender, listener: socket.socket) -> 
     server.on_stop = on_stop
     server.refused = lambda: sender.refused or (storing is not None and storing.refused)
     gc.freeze()  # what is there from the start stays; to look through it for garbage would halt all for 50 ms each time
-    host, port = listener.getsockname()[:2]
-    scheme = "https" if args.certificate else "http"
-    tracker.show([f"Serving {scheme}://{f'[{host}]' if ':' in host else host}:{port}"])
     server.run(sockets=[listener])
     broker.stop()
     if storing:

@@ -1,5 +1,6 @@
 """Users of the page in a database: passwords, roles, sessions, and a log of who did what."""
 
+import functools
 import hashlib
 import secrets
 from datetime import datetime, timedelta, timezone
@@ -63,7 +64,6 @@ class Users:
 
     def __init__(self, url: sa.URL) -> None:
         self._engine, self._reading = connect(url), connect(url, read_only=True)
-        self._dummy = HASHER.hash(secrets.token_urlsafe())  # so that an unknown name takes as long as a known one
 
     def create(self) -> None:
         """Make the tables."""
@@ -111,7 +111,7 @@ class Users:
         with self._reading.begin() as connection:
             row = connection.execute(sa.select(users).where(users.c.name == name)).first()
         try:
-            HASHER.verify(row.password_hash if row else self._dummy, password)
+            HASHER.verify(row.password_hash if row else no_password(), password)
         except (Argon2Error, InvalidHashError):
             return False
         if row and HASHER.check_needs_rehash(row.password_hash):
@@ -161,6 +161,12 @@ class Users:
         newest = sa.select(actions).order_by(actions.c.number.desc()).limit(limit)
         with self._reading.begin() as connection:
             return [*connection.execute(newest)][::-1]
+
+
+@functools.cache
+def no_password() -> str:
+    """Return a hash that no password has: by it an unknown name takes as long as a known one."""
+    return HASHER.hash(secrets.token_urlsafe())
 
 
 def hashed(token: str) -> str:
