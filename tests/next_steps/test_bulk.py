@@ -376,8 +376,10 @@ def test_a_fatal_error_while_it_waits_names_each_order(new_broker, run_bulk, top
     sending.write("\n".join(lines) + "\n")
     assert sending.wait() == 1
     assert sending.out == []
-    (taken,) = (int(line.split()[3]) for line in sending.err if line.startswith("Stopped after line "))
-    assert [sum(line in said for said in sending.err) for line in lines] == ([1, 1] if taken == 2 else [1, 0]), sending
+    # None where Kafka's refusal was known before the first order, as on a machine that is busy.
+    taken = sum(int(line.split()[3]) for line in sending.err if line.startswith("Stopped after line "))
+    named = [sum(line in said for said in sending.err) for line in lines]
+    assert named == [1] * taken + [0] * (2 - taken), sending
     assert any(line.startswith("Kafka refused this producer: ") for line in sending.err)
     assert "Traceback" not in "".join(sending.err)
 

@@ -402,6 +402,7 @@ def test_elsewhere_it_is_served_by_tls_and_to_users_only(bootstrap, topic, start
     (tmp_path / "ca.pem").write_bytes(certificates.in_pem(ca.certificate))
     trusted = ssl.create_default_context(cafile=tmp_path / "ca.pem")
     with httpx.Client(base_url=url, verify=trusted, timeout=20) as client:
+        wait_until(lambda: client.get("/health/ready").status_code == 200, page)
         answer = log_in(client, "ana")
         assert answer.status_code == 303
         assert answer.headers["strict-transport-security"]
