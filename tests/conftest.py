@@ -23,7 +23,15 @@ from typing import Any
 import pytest
 from broker import COMPOSE_FILE, ROOT, Broker, fetch, image_version, missing, read_brokers
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 from postgres import programs
 
 LIMIT = 30  # seconds for whatever a test waits for; far more than it takes, since machines differ
@@ -458,9 +466,27 @@ def create_topic(bootstrap: str, topic: str, partitions: int = 1) -> None:
     wait_until(lambda: len(admin.list_topics(topic, LIMIT).topics[topic].partitions) == partitions, "the topic")
 
 
-def put(bootstrap: str, topic: str, *values: bytes | None, **options: Any) -> None:
+def login(user: str, **others: str) -> dict[str, str]:
+    """Return what a client of a SECURED broker needs to be this user."""
+    sasl = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN"}
+    return sasl | {"sasl.username": user, "sasl.password": "secret"} | others
+
+
+def as_flags(properties: dict[str, str]) -> list[str]:
+    """Return the -X flags that set the properties."""
+    return [word for name, value in properties.items() for word in ("-X", f"{name}={value}")]
+
+
+def allow(admin: AdminClient, user: str, operation: str, kind: str, name: str) -> None:
+    """Give a user a right: to do what AclOperation calls so, to the topic or group of that name."""
+    what, may = (ResourceType[kind], name, ResourcePatternType.LITERAL), AclPermissionType.ALLOW
+    rule = AclBinding(*what, f"User:{user}", "*", AclOperation[operation], may)
+    admin.create_acls([rule])[rule].result(LIMIT)
+
+
+def put(bootstrap: str, topic: str, *values: bytes | None, login: dict[str, str] | None = None, **options: Any) -> None:
     """Write records with these values, none of which need be an order."""
-    client = Producer({"bootstrap.servers": bootstrap})
+    client = Producer((login or {}) | {"bootstrap.servers": bootstrap})
     for value in values:
         client.produce(topic, value, **options)
     assert client.flush(LIMIT) == 0

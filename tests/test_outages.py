@@ -9,24 +9,19 @@ import time
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    NewTopic,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient, NewTopic
 from conftest import (
     LIMIT,
     OUTAGE_LIMIT,
     PROXIED,
     SECURED,
+    allow,
+    as_flags,
     committed,
     confirmed,
     freeze,
     given_up,
+    login,
     posix,
     put,
     received,
@@ -41,7 +36,6 @@ pytestmark = pytest.mark.spread
 END_LIMIT = 25  # seconds, of which the scripts themselves wait 10; Python starts slowly where many start at once
 ORDER = to_json(new_order("john", "burger", 5))
 SCRIPTS = ["producer.py", "tracker.py"]
-SASL = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN"}
 # A producer of one's own that says which orders it made.
 MAKES_ORDERS = """
 import sys, producer
@@ -58,34 +52,18 @@ sys.exit(producer.main(run=run))
 """
 
 
-def flags(properties):
-    """Return the -X flags that set the properties."""
-    return [word for name, value in properties.items() for word in ("-X", f"{name}={value}")]
-
-
-def login(user, **others):
-    return flags(SASL | {"sasl.username": user, "sasl.password": "secret"} | others)
-
-
 @pytest.fixture
 def secured(new_broker):
     """A broker with passwords and an access list: to the topic `mine` the writer may write, and the reader read it."""
-    broker = new_broker(client=SASL | {"sasl.username": "admin", "sasl.password": "secret"}, **SECURED)
-    client = {"bootstrap.servers": broker.bootstrap, "sasl.username": "admin", "sasl.password": "secret"}
-    admin = AdminClient(client | SASL)
-
-    def allow(user, kind, name, operation):
-        who, can = f"User:{user}", AclPermissionType.ALLOW
-        rule = AclBinding(kind, name, ResourcePatternType.LITERAL, who, "*", operation, can)
-        admin.create_acls([rule])[rule].result(LIMIT)
-
+    broker = new_broker(client=login("admin"), **SECURED)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap} | login("admin"))
     for created in admin.create_topics([NewTopic("mine", 1), NewTopic("others", 1)]).values():
         created.result(LIMIT)
-    allow("writer", ResourceType.TOPIC, "mine", AclOperation.WRITE)
-    allow("reader", ResourceType.TOPIC, "mine", AclOperation.READ)
-    allow("reader", ResourceType.TOPIC, "others", AclOperation.DESCRIBE)
-    allow("writer", ResourceType.TOPIC, "others", AclOperation.DESCRIBE)
-    allow("reader", ResourceType.GROUP, "readers", AclOperation.READ)
+    allow(admin, "writer", "WRITE", "TOPIC", "mine")
+    allow(admin, "reader", "READ", "TOPIC", "mine")
+    allow(admin, "reader", "DESCRIBE", "TOPIC", "others")
+    allow(admin, "writer", "DESCRIBE", "TOPIC", "others")
+    allow(admin, "reader", "READ", "GROUP", "readers")
     return broker
 
 
@@ -125,12 +103,12 @@ def test_no_broker(start, bootstrap):
 
 
 def test_a_broker_that_wants_credentials_or_none(secured, bootstrap, start):
-    wrong_password = login("writer", **{"sasl.password": "wrong"})
-    wrong_mechanism = login("writer", **{"sasl.mechanism": "SCRAM-SHA-256"})
+    wrong_password = as_flags(login("writer", **{"sasl.password": "wrong"}))
+    wrong_mechanism = as_flags(login("writer", **{"sasl.mechanism": "SCRAM-SHA-256"}))
     here = ["-b", secured.bootstrap]
     cases = [
         (here, ["No Kafka broker answered", "Check -b"]),
-        (["-b", bootstrap, *login("writer")], ["Kafka refused this", "SASL", "Check rights, password"]),
+        (["-b", bootstrap, *as_flags(login("writer"))], ["Kafka refused this", "SASL", "Check rights, password"]),
         ([*here, *wrong_password], ["Kafka refused this", "Invalid username or password", "rights, password"]),
         ([*here, *wrong_mechanism], ["Kafka refused this", "Unsupported SASL mechanism", "PLAIN", "rights, password"]),
     ]
@@ -143,7 +121,7 @@ def test_a_broker_that_wants_credentials_or_none(secured, bootstrap, start):
 
 
 def test_a_user_without_a_right(secured, start):
-    reader, writer = login("reader"), login("writer")
+    reader, writer = as_flags(login("reader")), as_flags(login("writer"))
     cases = [
         ("producer.py", [*writer, "-t", "new"], ["Topic new can't be used", "Topic authorization failed", "rights"]),
         ("producer.py", [*writer, "-t", "others"], ["Kafka refused this producer", "Topic authorization failed"]),
@@ -161,14 +139,15 @@ def test_a_user_without_a_right(secured, start):
 
 def test_who_has_the_right_needs_no_more(secured, start):
     here = ["-b", secured.bootstrap, "-t", "mine"]
-    assert start(sys.executable, "producer.py", *here, *login("writer")).wait() == 0
-    assert start(sys.executable, "tracker.py", *here, *login("reader"), "-g", "readers", "-c", "1").wait() == 0
+    reader, writer = as_flags(login("reader")), as_flags(login("writer"))
+    assert start(sys.executable, "producer.py", *here, *writer).wait() == 0
+    assert start(sys.executable, "tracker.py", *here, *reader, "-g", "readers", "-c", "1").wait() == 0
 
 
 @pytest.mark.parametrize("count", ["1", "20000"])
 def test_a_fatal_error_leaves_no_order_unnamed(secured, start, count):
     here = ["-b", secured.bootstrap, "-t", "mine", "-c", count]
-    fatal = start(sys.executable, "-c", MAKES_ORDERS, *here, *login("reader"))
+    fatal = start(sys.executable, "-c", MAKES_ORDERS, *here, *as_flags(login("reader")))
     assert_said(fatal, "Kafka refused this producer: ", "Cluster authorization failed", "Check rights")
     named = [
         json.loads(line.split(" was not confirmed")[0].removeprefix("Order ")) for line in fatal.err[:-1] if "{" in line
@@ -181,9 +160,9 @@ def test_a_fatal_error_leaves_no_order_unnamed(secured, start, count):
 
 def test_a_fatal_error_that_was_said_is_not_raised_once_more(secured):
     """librdkafka refuses an order as soon as it knows, and tells of the reason later: to whoever serves it next."""
-    rights = {"sasl.username": "reader", "sasl.password": "secret", "enable.idempotence": True, "log_level": 0}
+    settings = login("reader") | {"enable.idempotence": True, "log_level": 0}
     for stop in ([], ["refused"]):
-        client = Producer({"bootstrap.servers": secured.bootstrap} | SASL | rights)
+        client = Producer({"bootstrap.servers": secured.bootstrap} | settings)
 
         def refused(client=client):
             try:

@@ -20,16 +20,8 @@ from pathlib import Path
 import pytest
 from broker import ROOT
 from confluent_kafka import KafkaError
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    NewTopic,
-    ResourcePatternType,
-    ResourceType,
-)
-from conftest import SECURED, examples, freeze, posix, records, same, thaw, wait_until
+from confluent_kafka.admin import AdminClient, NewTopic
+from conftest import SECURED, allow, as_flags, examples, freeze, login, posix, records, same, thaw, wait_until
 
 from next_steps.bulk.json_lines import KINDS
 from producer import delivery_report, new_order, to_json
@@ -365,13 +357,11 @@ def test_a_producer_whose_output_is_gone_while_it_waits_says_so_and_leaves_no_or
 
 
 def test_a_fatal_error_while_it_waits_names_each_order(new_broker, run_bulk, topic):
-    login = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN"}
-    admin = login | {"sasl.username": "admin", "sasl.password": "secret"}
-    broker = new_broker(client=admin, **SECURED)
-    create_readable(broker.bootstrap, admin, topic)
-    john = login | {"sasl.username": "john", "sasl.password": "secret"}
-    flags = [flag for name, value in john.items() for flag in ("-X", f"{name}={value}")]
-    sending = run_bulk("-b", broker.bootstrap, *flags, "-l", "-")
+    broker = new_broker(client=login("admin"), **SECURED)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap} | login("admin"))
+    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
+    allow(admin, "john", "READ", "TOPIC", topic)  # who sees then that it is there, and no more
+    sending = run_bulk("-b", broker.bootstrap, *as_flags(login("john")), "-l", "-")
     lines = [json.dumps(new_order(f"u{number}", "x", 1)) for number in range(2)]
     sending.write("\n".join(lines) + "\n")
     assert sending.wait() == 1
@@ -382,15 +372,6 @@ def test_a_fatal_error_while_it_waits_names_each_order(new_broker, run_bulk, top
     assert named == [1] * taken + [0] * (2 - taken), sending
     assert any(line.startswith("Kafka refused this producer: ") for line in sending.err)
     assert "Traceback" not in "".join(sending.err)
-
-
-def create_readable(bootstrap, login, topic):
-    """Create the topic, of which john can see that it is there, and no more."""
-    client = AdminClient({"bootstrap.servers": bootstrap, **login})
-    client.create_topics([NewTopic(topic, 1)])[topic].result(30)
-    allow = (AclOperation.READ, AclPermissionType.ALLOW)
-    rule = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:john", "*", *allow)
-    client.create_acls([rule])[rule].result(30)
 
 
 @posix

@@ -16,14 +16,9 @@ import test_compose
 from broker import ROOT, Cluster, free_port, missing
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
     AdminClient,
     ConfigResource,
     NewTopic,
-    ResourcePatternType,
-    ResourceType,
 )
 from conftest import (
     INTERRUPT,
@@ -32,6 +27,7 @@ from conftest import (
     SLOW_POLL,
     SOON_BACK,
     UUID,
+    allow,
     answers,
     assert_log_holds_each_once,
     assert_nothing_stored_ahead,
@@ -41,6 +37,7 @@ from conftest import (
     create_topic,
     examples,
     given_up,
+    login,
     more,
     places,
     posix,
@@ -517,17 +514,13 @@ def test_lag_where_no_coordinator_can_exist(new_broker, start):
 
 @pytest.mark.spread
 def test_lag_without_rights(new_broker, start, topic, tmp_path):
-    client = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN", "sasl.password": "secret"}
-    super_user = {**client, "sasl.username": "admin"}
-    broker = new_broker(super_user, **SECURED)
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap, **super_user})
+    broker = new_broker(login("admin"), **SECURED)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap} | login("admin"))
     admin.create_topics([NewTopic(topic, 1)])[topic].result(OUTAGE_LIMIT)
-    (tmp_path / "john").write_text(
-        "".join(f"{name}={value}\n" for name, value in client.items()) + "sasl.username=john\n"
-    )
+    (tmp_path / "john").write_text("".join(f"{name}={value}\n" for name, value in login("john").items()))
     rights = [
-        (f"Topic {topic} can't be used: Broker: Topic authorization failed", ResourceType.TOPIC),
-        (f"Kafka did not tell the lag of group {topic}: Broker: Group authorization failed", ResourceType.GROUP),
+        (f"Topic {topic} can't be used: Broker: Topic authorization failed", "TOPIC"),
+        (f"Kafka did not tell the lag of group {topic}: Broker: Group authorization failed", "GROUP"),
         (f"Group {topic} doesn't exist, or no longer", None),
     ]
     arguments = ["-b", broker.bootstrap, "-t", topic, "-g", topic, "-F", tmp_path / "john"]
@@ -536,16 +529,7 @@ def test_lag_without_rights(new_broker, start, topic, tmp_path):
         once = wait_until(lambda look=look, words=words: said(look(), words), words)
         assert len(once.err) == 1
         if kind:
-            lacking = AclBinding(
-                kind,
-                topic,
-                ResourcePatternType.LITERAL,
-                "User:john",
-                "*",
-                AclOperation.DESCRIBE,
-                AclPermissionType.ALLOW,
-            )
-            admin.create_acls([lacking])[lacking].result(OUTAGE_LIMIT)
+            allow(admin, "john", "DESCRIBE", kind, topic)
 
 
 def said(process, words):

@@ -12,16 +12,21 @@ from functools import partial
 
 import pytest
 from broker import ROOT
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    NewTopic,
-    ResourcePatternType,
-    ResourceType,
+from confluent_kafka.admin import AdminClient, NewTopic
+from conftest import (
+    INTERRUPT,
+    SECURED,
+    allow,
+    as_flags,
+    committed,
+    create_topic,
+    examples,
+    login,
+    put,
+    records,
+    same,
+    wait_until,
 )
-from conftest import INTERRUPT, SECURED, committed, create_topic, examples, put, records, same, wait_until
 
 import producer
 from next_steps.retries import dead_letters
@@ -349,32 +354,24 @@ def test_a_reader_that_went_is_no_failure_of_an_order(run_retries, bootstrap, to
 
 @own_brokers
 def test_a_dead_letter_topic_that_may_not_be_written_is_said_at_the_start(new_broker, run_retries, topic):
-    login = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN", "sasl.password": "secret"}
-    admin = login | {"sasl.username": "admin"}
-    broker = new_broker(client=admin, **SECURED)
-    client = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0, **admin})
+    broker = new_broker(client=login("admin"), **SECURED)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0, **login("admin")})
     for name in (topic, f"{topic}.DLQ"):
-        client.create_topics([NewTopic(name, 1)])[name].result(10)
-    john = [flag for name, value in (login | {"sasl.username": "john"}).items() for flag in ("-X", f"{name}={value}")]
-
-    def allow(kind, name, operation):
-        resource = (kind, name, ResourcePatternType.LITERAL)
-        rule = AclBinding(*resource, "User:john", "*", operation, AclPermissionType.ALLOW)
-        client.create_acls([rule])[rule].result(10)
-
-    allow(ResourceType.TOPIC, topic, AclOperation.READ)
-    allow(ResourceType.GROUP, topic, AclOperation.READ)
+        admin.create_topics([NewTopic(name, 1)])[name].result(10)
+    john = as_flags(login("john"))
+    allow(admin, "john", "READ", "TOPIC", topic)
+    allow(admin, "john", "READ", "GROUP", topic)
     hidden = run_retries("away", "-e", *john, servers=broker.bootstrap)
     assert hidden.wait() == 1
     assert [f"Topic {topic}.DLQ can't be used: Broker: Topic authorization failed" in line for line in hidden.err] == [
         True
     ]
-    allow(ResourceType.TOPIC, f"{topic}.DLQ", AclOperation.READ)
+    allow(admin, "john", "READ", "TOPIC", f"{topic}.DLQ")
     readable = run_retries("away", "-e", *john, servers=broker.bootstrap)
     assert readable.wait() == 1
     assert [f"Topic {topic}.DLQ can't be written: " in line for line in readable.err] == [True]
     assert readable.out == []
-    allow(ResourceType.TOPIC, f"{topic}.DLQ", AclOperation.WRITE)
+    allow(admin, "john", "WRITE", "TOPIC", f"{topic}.DLQ")
     assert run_retries("away", "-e", *john, servers=broker.bootstrap).wait() == 0
 
 

@@ -22,21 +22,16 @@ import httpx
 import pytest
 from broker import ROOT
 from confluent_kafka import Producer
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    NewTopic,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient, NewTopic
 from conftest import (
     SECURED,
     UUID,
     Process,
+    allow,
+    as_flags,
     examples,
     freeze,
+    login,
     needs_postgres,
     posix,
     put,
@@ -903,32 +898,20 @@ def test_without_kafka_the_page_shows_what_is_stored_and_takes_nothing(new_broke
 @own_servers
 def test_a_producer_that_kafka_refuses_is_answered_and_replaced(new_broker, start, tmp_path, topic):
     """Without the right to write, librdkafka's producer fails for good; the one after the right was given doesn't."""
-    sasl = {"security.protocol": "sasl_plaintext", "sasl.mechanism": "PLAIN", "sasl.password": "secret"}
-    broker = new_broker(client=sasl | {"sasl.username": "admin"}, **SECURED)
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "sasl.username": "admin"} | sasl)
+    broker = new_broker(client=login("admin"), **SECURED)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap} | login("admin"))
     admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
     database = f"sqlite:///{tmp_path / 'empty.db'}"
     db.upgrade(db.connect(db.address(database)))
-    login = [word for name, value in (sasl | {"sasl.username": "john"}).items() for word in ("-X", f"{name}={value}")]
-    site = Site(
-        start(*command(broker.bootstrap, topic, "--database", database, *login), **environment(tmp_path)), "", topic
-    )
+    here = command(broker.bootstrap, topic, "--database", database, *as_flags(login("john")))
+    site = Site(start(*here, **environment(tmp_path)), "", topic)
     body = {"user": "x", "item": "y", "quantity": 1}
     for _ in range(3):
         answers = [site.client.post("/api/orders", json=body) for _ in range(2)]
         assert [answer.status_code for answer in answers] == [503, 503]
         assert "Kafka did not confirm it" in answers[0].json()["detail"]
     site.process.wait_for("Cluster authorization failed", err=True)
-    rule = AclBinding(
-        ResourceType.TOPIC,
-        topic,
-        ResourcePatternType.LITERAL,
-        "User:john",
-        "*",
-        AclOperation.WRITE,
-        AclPermissionType.ALLOW,
-    )
-    admin.create_acls([rule])[rule].result(30)
+    allow(admin, "john", "WRITE", "TOPIC", topic)
     wait_until(lambda: site.client.post("/api/orders", json=body).status_code == 201, site.process)
     assert site.process.stop() == 0
 
