@@ -58,9 +58,7 @@ def to_json(order: Order) -> bytes:
     return (text if text.isprintable() else json.dumps(order, allow_nan=False)).encode()
 
 
-def send(
-    producer: Producer, topic: str, orders: Iterable[Order], serialize: Callable[..., bytes] = to_json, stop: Any = ()
-) -> int:
+def send(producer: Producer, topic: str, orders: Iterable[Order], serialize: Any = to_json, stop: Any = ()) -> int:
     """Send the orders until `stop` holds something; return how many Kafka did not confirm, each named on stderr."""
     unconfirmed: list[str] = []
     report = partial(delivery_report, unconfirmed)
@@ -214,6 +212,8 @@ def main(argv: Sequence[str] | None = None, parser: Any = None, run: Callable[..
         sys.exit(f"Kafka refused this producer: {error.args[0].str().rstrip('.')}. {ADVICE}")
     finally:
         flush(producer, stop if running else ["no order was sent"])
+        with contextlib.suppress(KafkaException):  # said before
+            producer.close()  # a thread of its that is in TLS as OpenSSL ends would crash the process
 
 
 if __name__ == "__main__":
