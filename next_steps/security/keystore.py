@@ -15,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # lacks in it
 )
 
 LIMIT = 10  # seconds for each answer
+TIMES = 10  # in turn it has to be shown: each of a broker's network threads, 3 by default, learns it by itself
 NAMES = [f"listener.name.{listener}.ssl.keystore.location" for listener in ("host", "network", "controller")]
 
 
@@ -35,7 +36,7 @@ def take_up(admin: AdminClient, file: Path, address: str) -> Iterator[str]:
             change = ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=entries)
             admin.incremental_alter_configs([change], request_timeout=LIMIT)[change].result()
     deadline = time.monotonic() + LIMIT
-    while shown(address) not in file.read_text("utf-8"):
+    while not all(shown(address) in file.read_text("utf-8") for _ in range(TIMES)):
         if time.monotonic() > deadline:
             sys.exit(f"The broker at {address} does not show the certificate in {file}. See that the folder is mounted")
         time.sleep(0.1)
