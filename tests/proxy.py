@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -10,12 +11,14 @@ import time
 class Proxy:
     """Passes connections to one port of this machine on to another one, until close().
 
-    `delay` is how many seconds each piece of data waits, `replies` whether what the target answers is passed on.
+    `delay` is how many seconds each piece of data waits, `replies` whether what the target answers is passed on, and
+    `cuts` how many pieces a client may send on each of the next connections, before that is closed.
     """
 
     def __init__(self, port: int, target: int) -> None:
         self.delay = 0.0
         self.replies = True
+        self.cuts: list[int] = []
         self._target = target
         self._connections: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -33,12 +36,14 @@ class Proxy:
                 client.close()
                 continue
             self._connections += [client, server]
-            for source, sink, is_reply in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pass_on, args=(source, sink, is_reply), daemon=True).start()
+            most = self.cuts.pop(0) if self.cuts else sys.maxsize
+            for source, sink, is_reply, pieces in ((client, server, False, most), (server, client, True, sys.maxsize)):
+                threading.Thread(target=self._pass_on, args=(source, sink, is_reply, pieces), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket, is_reply: bool) -> None:
+    def _pass_on(self, source: socket.socket, sink: socket.socket, is_reply: bool, pieces: int) -> None:
         with contextlib.suppress(OSError):  # the other direction has closed both, or reset() has
-            while data := source.recv(65_536):
+            while pieces and (data := source.recv(65_536)):
+                pieces -= 1
                 time.sleep(self.delay)
                 if self.replies or not is_reply:
                     sink.sendall(data)

@@ -12,7 +12,6 @@ from broker import ROOT, Broker
 from confluent_kafka.admin import AdminClient
 
 COMPOSE_FILE = ROOT / "next_steps" / "security" / "docker-compose.yml"
-MODULE = [sys.executable, "-m"]
 
 
 class Secured:
@@ -69,7 +68,7 @@ class Secured:
 
     def run(self, module: str, *flags: str) -> list[str]:
         """Return what a command of the step printed, with this folder."""
-        command = [*MODULE, f"next_steps.security.{module}", "--directory", str(self.folder), *flags]
+        command = [sys.executable, "-m", f"next_steps.security.{module}", "--directory", str(self.folder), *flags]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout.splitlines()
