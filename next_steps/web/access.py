@@ -117,9 +117,8 @@ class Guarded(APIRoute):
 
 async def allow(request: Request, needed: str | None) -> None:
     """Let a request through whose user has the role; HTTPException sends strangers to the login, and refuses others."""
-    access: Access = request.app.state.access
     try:
-        request.state.user = user = await access.user(request)
+        request.state.user = user = await access_of(request).user(request)
     except SQLAlchemyError as error:
         raise HTTPException(503, f"The users can't be read: {reason(error)}", {"Retry-After": "5"}) from None
     if needed == ANYONE:
@@ -140,30 +139,38 @@ def user_of(request: Request) -> str:
     return name
 
 
+def access_of(request: Request) -> Access:
+    """Return the users of the application."""
+    access: Access = request.app.state.access
+    return access
+
+
+def address_of(request: Request) -> str:
+    """Return from where somebody asks."""
+    return request.client.host if request.client else ""
+
+
 async def known_user(request: Request) -> User | None:
     """Return who asks for what isn't in the table, None for a stranger and where it can't be told."""
-    access: Access = request.app.state.access
     try:
-        return await access.user(request)
+        return await access_of(request).user(request)
     except SQLAlchemyError:
         return None
 
 
 async def still_there(request: Request) -> bool:
     """Return whether the session that a stream was begun in goes on."""
-    access: Access = request.app.state.access
     try:
-        return await access.user(request) is not None
+        return await access_of(request).user(request) is not None
     except SQLAlchemyError:
         return True  # the next look may tell
 
 
 async def note(request: Request, action: str, target: str = "", name: str | None = None) -> None:
     """Write into the log who did what; where there are no users, nobody is told apart and nothing is written."""
-    access: Access = request.app.state.access
+    access, address = access_of(request), address_of(request)
     if not await access.needed():
         return
-    address = request.client.host if request.client else ""
     name = user_of(request) if name is None else name
     try:
         await run_in_threadpool(access.users.note, name, address, action, target)

@@ -7,7 +7,7 @@ from fastapi.params import Form
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
-from next_steps.web.access import Access, Guarded, note
+from next_steps.web.access import Guarded, access_of, address_of, note
 from next_steps.web.accounts import NAME, PASSWORD
 from next_steps.web.rendering import render
 
@@ -30,8 +30,7 @@ async def login(
     request: Request, name: Text = "", password: Text = "", goal: Annotated[str, Form(alias="next")] = "/"
 ) -> Response:
     """Begin a session, always a new one, and go where one wanted to."""
-    access = access_of(request)
-    address = request.client.host if request.client else ""
+    access, address = access_of(request), address_of(request)
     name = name[: NAME + 1]
     if access.too_many(name, address):
         return shown(request, goal, name, LATER, 429)
@@ -61,12 +60,6 @@ async def logout(request: Request) -> Response:
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(access.cookie, httponly=True, secure=access.secure, samesite="lax")
     return answer
-
-
-def access_of(request: Request) -> Access:
-    """Return the users of the application."""
-    access: Access = request.app.state.access
-    return access
 
 
 def shown(request: Request, goal: str, name: str = "", problem: str | None = None, status: int = 200) -> Response:
