@@ -9,6 +9,8 @@ Exit status: 0 as far behind as it may be, 1 further, or Kafka can't be used, 2 
 """
 
 import argparse
+import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -170,13 +172,14 @@ def watch(args: argparse.Namespace, stop: Sequence[object]) -> int:
         due = time.monotonic() + INTERVAL
         tracker.show([time.strftime("%Y-%m-%dT%H:%M:%S%z")])
         with subprocess.Popen(command, stdin=subprocess.PIPE, **OWN_GROUP) as process:  # noqa: S603
-            with cast(IO[bytes], process.stdin) as pipe:
+            # One that a Ctrl-C still reaches, before it has its own group, has ended without reading them.
+            with contextlib.suppress(BrokenPipeError), cast(IO[bytes], process.stdin) as pipe:
                 pipe.write(properties.encode())
             while not stop and (process.poll() is None or time.monotonic() < due):
                 time.sleep(0.05)
             if process.poll() is None:
                 process.kill()  # it only reads
-            else:
+            elif process.returncode != -signal.SIGINT:
                 status = int(process.returncode != 0)
         if stop:
             break

@@ -454,6 +454,19 @@ def test_watch_reads_its_properties_once(start, bootstrap, topic, tmp_path):
     assert (watching.wait(), watching.err) == (0, [])
 
 
+@posix
+@pytest.mark.parametrize(("end", "status"), [("exit 3", 1), ("kill -INT $$", 0)])
+def test_a_look_that_ends_before_it_has_read_its_properties(monkeypatch, tmp_path, end, status):
+    """A Ctrl-C may come before it is out of its reach: that is no traceback, and no lag."""
+    look = tmp_path / "look"
+    look.write_text(f"#!/bin/sh\n{end}\n")
+    look.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(look))
+    more_than_a_pipe_holds = {"client.id": "x" * 1_000_000}
+    args = argparse.Namespace(config=more_than_a_pipe_holds, topic="orders", count=1, max_lag=None)
+    assert lag.watch(args, []) == status
+
+
 def processes():
     """Return the command lines of all processes, whole also where COLUMNS says how wide a terminal is."""
     return subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True).stdout.splitlines()
