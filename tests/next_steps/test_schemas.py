@@ -749,7 +749,7 @@ def test_the_readme_word_by_word_without_docker(start, tmp_path):
         pytest.skip(f"no broker can be started: install {lacking}")
     test_compose.skip_where_taken(9092, 8081)
     _, (install, launch) = (block.splitlines() for block in re.findall(r"```bash\n(.*?)\n```", README, re.DOTALL))
-    assert install == "pip install -r tests/requirements.txt"  # which has brought this here
+    assert install == "pip install -r tests/requirements-broker.txt"  # which has brought this here
     servers = start(sys.executable, *shlex.split(launch)[1:], "--directory", tmp_path)
     servers.wait_for("is running at 127.0.0.1:9092", 120)
     assert servers.out[0] == "Apicurio Registry 3.3.3 is running at http://127.0.0.1:8081/apis/ccompat/v7"
