@@ -5,7 +5,7 @@
 Kafka's stand-in is Debian with the Java, the jars and the class archive of broker.py. In what a Compose file can see it
 is like the official image: start command, folders, user, volumes, port, and kafka-topics.sh with the variables that it
 reads. The registry's is Debian with Java, curl and what Maven Central has, PostgreSQL's is Debian with its own package.
-Making them takes root and a minute each.
+Making them takes root and a minute.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ except ImportError:
     JAVA_HOME = None
 
 ANSWER_LIMIT = 20  # seconds that a registry gets for its first answer
+PACKAGES = "curl,postgresql"  # of all stand-ins, so that one base serves them
 
 DOCKERFILE = """
 FROM {base}
@@ -149,12 +150,12 @@ def registry_image(file: Path) -> str:
 def postgres_image(file: Path) -> str:
     """Return the name of a PostgreSQL image that is there, as image() does."""
     description = read_services(file)["postgres"]
-    return official_or(description["image"], partial(make_postgres, description["image"].split(":")[1]), "postgresql")
+    return official_or(description["image"], partial(make_postgres, description["image"].split(":")[1]))
 
 
-def official_or(official: str, make: Callable[[str], str], package: str = "curl") -> str:
+def official_or(official: str, make: Callable[[str], str]) -> str:
     """Return the official image's name where it is there or can be pulled, otherwise that of what was made."""
-    base = f"orders-tests/debian-{package}:{debian_release()}"
+    base = f"orders-tests/debian:{debian_release()}"
     HOME.mkdir(exist_ok=True)
     with FileLock(HOME / "image-lock"):  # tests side by side: one process makes it, the others wait for it
         if exists(official) or (not exists(base) and pull(official)):
@@ -162,7 +163,7 @@ def official_or(official: str, make: Callable[[str], str], package: str = "curl"
         if lacking := missing_here():
             raise RuntimeError(f"{official} can't be pulled, and a stand-in for it needs {lacking}")
         if not exists(base):
-            make_base(base, package)
+            make_base(base)
         return make(base)
 
 
@@ -206,11 +207,11 @@ def mirror() -> list[str]:
     return found.stdout.decode().split()[:1]
 
 
-def make_base(name: str, package: str) -> None:
-    """Make an image of Debian with the package; it takes most of the time, and serves every version of Kafka."""
+def make_base(name: str) -> None:
+    """Make an image of Debian with the packages; it takes most of the time, and serves every version of Kafka."""
     print(f"Making {name} with debootstrap, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as root:
-        run("debootstrap", "--variant=minbase", f"--include={package}", debian_release(), root, *mirror())
+        run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", debian_release(), root, *mirror())
         archive = ["tar", "-C", root, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "-c", "."]
         with subprocess.Popen(archive, stdout=subprocess.PIPE) as tar:
             run("docker", "import", "-", name, stdin=tar.stdout)
