@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -60,6 +61,7 @@ SECURED = {
     "KAFKA_AUTHORIZER_CLASS_NAME": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "KAFKA_SUPER_USERS": "User:admin;User:ANONYMOUS",
 }
+SHARED = pytest.StashKey[str]()  # the address of the broker that all workers share
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")  # brokers that live for seconds start sooner
 
 
@@ -78,6 +80,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group: known without pytest-xdist as well")
     if not hasattr(config, "workerinput") and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS") and not missing():
         fetch(image_version(read_brokers(COMPOSE_FILE)["kafka"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let the workers of pytest-xdist share one broker; one for each would keep a small machine busy by itself."""
+    config = node.config
+    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or missing():
+        return
+    if SHARED not in config.stash:
+        stack = contextlib.ExitStack()
+        config.add_cleanup(stack.close)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="broker-"))
+        config.stash[SHARED] = stack.enter_context(Broker(Path(folder))).bootstrap
+    node.workerinput["bootstrap"] = config.stash[SHARED]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -197,9 +213,10 @@ def compose_command() -> list[str] | None:
 
 
 @pytest.fixture(scope="session")
-def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real broker: the one in KAFKA_BOOTSTRAP_SERVERS, else a Java process, else a container."""
-    if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+    shared = getattr(request.config, "workerinput", {}).get("bootstrap")
+    if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or shared:
         yield servers
     elif not (lacking := missing()):
         with Broker(tmp_path_factory.mktemp("broker")) as broker:
