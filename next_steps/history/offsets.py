@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from next_steps.history.database import take_samples, transaction
 from next_steps.history.rows import upsert
@@ -75,7 +75,7 @@ def move(connection: sa.Connection, known: dict[Place, int], ends: dict[Place, i
 def take_up(
     consumer: OwnOffsets, engine: sa.Engine, known: dict[Place, int], skip_missing: bool
 ) -> list[TopicPartition]:
-    """Go to where the database is in each partition that isn't known yet, and return these.
+    """Go to where the database is in each partition that isn't known yet, and return these; known is where it went.
 
     SystemExit where Kafka doesn't have the record that the database comes to next: it was deleted, or the topic is
     another one of that name. With `skip_missing`, and in a database that is new, the first one that there is follows.
@@ -97,8 +97,13 @@ def take_up(
             upsert(connection, offsets, [{"topic": where[0], "partition": where[1], "next_offset": first}])
     starts = [TopicPartition(*where, there[where]) for where in new]
     consumer.resume(starts)
-    for start in starts:
-        consumer.seek(start)
+    try:
+        for start in starts:
+            consumer.seek(start)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError._STATE:
+            raise
+        return starts  # librdkafka still asks how far the group is, and can't seek before: so the next time
     consumer.store_offsets(offsets=starts)
     known.update({where: there[where] for where in new})
     consumer.assigned.clear()

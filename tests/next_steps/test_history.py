@@ -52,7 +52,7 @@ import producer
 from next_steps.history import database as db
 from next_steps.history import rebuild, show
 from next_steps.history.life import CHANGES, NEXT, change_row, objection
-from next_steps.history.offsets import LostPlaceError, OwnOffsets, check
+from next_steps.history.offsets import LostPlaceError, OwnOffsets, check, take_up
 from next_steps.history.records import save
 from next_steps.history.rows import upsert, write
 from next_steps.history.tables import metadata
@@ -715,6 +715,25 @@ def test_a_gap_is_a_hole_only_where_kafka_dropped_what_comes_next(bootstrap, top
         with pytest.raises(LostPlaceError):
             check(consumer, {(topic, 0): known}, batch)
     consumer.close()
+
+
+def test_a_partition_that_can_not_be_sought_in_yet_is_taken_up_the_next_time(bootstrap, topic, tmp_path):
+    """A slow machine looks while librdkafka still asks how far the group was."""
+    feed(bootstrap, topic, *[order() for _ in range(3)])
+    engine = db.connect(sa.make_url(f"sqlite:///{tmp_path / 'orders.db'}"))
+    db.ready(engine, [])
+    consumer = OwnOffsets(
+        Consumer({"bootstrap.servers": bootstrap, "group.id": topic, "enable.auto.offset.store": False})
+    )
+    known = {}
+    consumer.assign([TopicPartition(topic, 0)])
+    assert take_up(consumer, engine, known, False) == [TopicPartition(topic, 0)]
+    assert not known  # it was too soon indeed
+    wait_until(lambda: take_up(consumer, engine, known, False) and known, "the partition")
+    assert known == {(topic, 0): 0}
+    assert wait_until(lambda: consumer.poll(1), "the first record").offset() == 0
+    consumer.close()
+    engine.dispose()
 
 
 def test_c_stops_after_so_many_records(store, bootstrap, topic, database):
