@@ -144,7 +144,7 @@ def compare(consumer: Consumer, topics: list[str]) -> None:
     except KafkaException as error:
         answers = None  # without a broker it is an outage, which look() reports
         with contextlib.suppress(KafkaException):
-            answers = consumer.list_topics(topics[0], 1)
+            answers = consumer.list_topics(topics[0], 3)
         if answers and "COORDINATOR" not in error.args[0].name():  # which may just move
             raise
 
