@@ -83,6 +83,7 @@ def serve(args: argparse.Namespace, sender: Sender, listener: socket.socket) -> 
     def on_stop() -> None:
         if storing:
             storing.stop()
+        broker.stop()
         app.state.live.stop()
         app.state.letters.stop()
         asyncio.get_running_loop().run_in_executor(None, partial(sender.stop, FLUSH))
@@ -91,9 +92,10 @@ def serve(args: argparse.Namespace, sender: Sender, listener: socket.socket) -> 
     server.refused = lambda: sender.refused or (storing is not None and storing.refused)
     gc.freeze()  # what is there from the start stays; to look through it for garbage would halt all for 50 ms each time
     server.run(sockets=[listener])
-    broker.stop()
+    deadline = server.stopped_at + STOPS
+    broker.join(max(0, deadline - time.monotonic()))
     if storing:
-        storing.join(max(0, STOPS - (time.monotonic() - server.stopped_at)))
+        storing.join(max(0, deadline - time.monotonic()))
     return bool(server.refused())
 
 

@@ -83,6 +83,8 @@ class Sender:
             self._client.flush(1)
         self._ended = True
         self._thread.join(1)
+        with contextlib.suppress(KafkaException):  # said before
+            self._client.close()  # a thread of its that is in TLS as OpenSSL ends would crash the process
 
 
 class Broker:
@@ -94,11 +96,16 @@ class Broker:
         self.ends: dict[tuple[str, int], int] = {}  # of the watched topics' partitions
         self._config, self._watched, self._on_return = config, watched, on_return
         self._ended = threading.Event()
-        threading.Thread(target=self._run, name="looks at the broker", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="looks at the broker", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """End the thread after its next look."""
         self._ended.set()
+
+    def join(self, limit: float) -> None:
+        """Return when it has ended, after `limit` seconds at the latest."""
+        self._thread.join(limit)
 
     def _run(self) -> None:
         failed = False
