@@ -154,10 +154,10 @@ def on_screen(servers: str, folder: Path) -> Iterator[Row]:
         sending.start()
         sending.join()
         looking.wait_for_timeout(2000)
-        seen = looking.evaluate("seen")
+        seen, ended = looking.evaluate("seen"), time.time() * 1000
         browser.close()
-    assert delivered.keys() <= seen.keys(), f"{len(delivered.keys() - seen.keys())} orders were never on the screen"
-    percentiles = statistics.quantiles([seen[key] - at * 1000 for key, at in delivered.items()], n=100)
+    # One that 50 others had pushed off the page before it was drawn was never on the screen: it is late until the end.
+    percentiles = statistics.quantiles([seen.get(key, ended) - at * 1000 for key, at in delivered.items()], n=100)
     yield "Delivered to on screen, p50, ms", name, percentiles[49]
     yield "Delivered to on screen, p99, ms", name, percentiles[98]
 
