@@ -75,7 +75,9 @@ def move(connection: sa.Connection, known: dict[Place, int], ends: dict[Place, i
 def take_up(
     consumer: OwnOffsets, engine: sa.Engine, known: dict[Place, int], skip_missing: bool
 ) -> list[TopicPartition]:
-    """Go to where the database is in each partition that isn't known yet, and return these; known is where it went.
+    """Go to where the database is in each partition that isn't known yet, and return these.
+
+    One where librdkafka has not begun yet isn't in `known` afterwards, and is gone to the next time.
 
     SystemExit where Kafka doesn't have the record that the database comes to next: it was deleted, or the topic is
     another one of that name. With `skip_missing`, and in a database that is new, the first one that there is follows.
