@@ -148,7 +148,10 @@ def download(version: str, jars: Path) -> None:
             for coordinates in ARTIFACTS:
                 asked = [maven.create_dependency(coordinate.format(version=version)) for coordinate in coordinates]
                 for dependency in itertools.chain(*maven.resolver.resolve(asked)):
-                    shutil.copy(dependency.artifact.resolve(), partial / "jars")
+                    jar = shutil.copy(dependency.artifact.resolve(), partial / "jars")
+                    # One for all clones: Docker takes files of the same content from its cache with the time that they
+                    # had, and Java starts without its class archive where a jar has another time.
+                    os.utime(jar, (0, 0))
         (partial / "jars").rename(jars)
 
 
