@@ -46,6 +46,8 @@ posix = pytest.mark.skipif(os.name != "posix", reason="SIGKILL, SIGSTOP and file
 needs_postgres = pytest.mark.skipif(not programs(), reason="no PostgreSQL server: apt-get install postgresql")
 # The broker's own session with its controller is 9 s by default: for that long, one that was killed can't come back.
 SOON_BACK = {"KAFKA_BROKER_SESSION_TIMEOUT_MS": 3000, "KAFKA_BROKER_HEARTBEAT_INTERVAL_MS": 500}
+# By default, a broker with nothing to do says so in its log twice a second: many at once keep a small machine busy.
+QUIET = {"KAFKA_METADATA_MAX_IDLE_INTERVAL_MS": 60_000}
 # A listener more, whose clients are sent on to port 9095: the proxy's, before 9094.
 PROXIED = {
     "KAFKA_LISTENERS": "HOST://:9092,NETWORK://:19092,CONTROLLER://localhost:9093,PROXIED://:9094",
@@ -92,7 +94,7 @@ def pytest_configure_node(node: Any) -> None:
         stack = contextlib.ExitStack()
         config.add_cleanup(stack.close)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="broker-"))
-        config.stash[SHARED] = stack.enter_context(Broker(Path(folder))).bootstrap
+        config.stash[SHARED] = stack.enter_context(Broker(Path(folder), settings=QUIET)).bootstrap
     node.workerinput["bootstrap"] = config.stash[SHARED]
 
 
@@ -219,7 +221,7 @@ def bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or shared:
         yield servers
     elif not (lacking := missing()):
-        with Broker(tmp_path_factory.mktemp("broker")) as broker:
+        with Broker(tmp_path_factory.mktemp("broker"), settings=QUIET) as broker:
             yield broker.bootstrap
     elif compose := compose_command():
         compose = [*compose, "-p", "orders-tests", "-f", str(COMPOSE_FILE)]
@@ -249,7 +251,7 @@ def new_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     with contextlib.ExitStack() as stack:
 
         def start(client: dict[str, str] | None = None, **settings: object) -> Broker:
-            broker = Broker(tmp_path / uuid.uuid4().hex, settings=settings, client=client)
+            broker = Broker(tmp_path / uuid.uuid4().hex, settings=QUIET | settings, client=client)
             stack.callback(broker.kill)
             return broker.start()
 

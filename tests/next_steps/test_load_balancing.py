@@ -23,6 +23,7 @@ from confluent_kafka.admin import (
 from conftest import (
     INTERRUPT,
     OUTAGE_LIMIT,
+    QUIET,
     SECURED,
     SLOW_POLL,
     SOON_BACK,
@@ -68,7 +69,7 @@ def shared_cluster(tmp_path_factory):
     """The brokers of the step's Compose file, on ports that nobody uses."""
     if lacking := missing():
         pytest.skip(f"no brokers that a test may stop: install {lacking}")
-    with Cluster(tmp_path_factory.mktemp("cluster"), CLUSTER_FILE, settings=SOON_BACK) as cluster:
+    with Cluster(tmp_path_factory.mktemp("cluster"), CLUSTER_FILE, settings=QUIET | SOON_BACK) as cluster:
         yield cluster
 
 

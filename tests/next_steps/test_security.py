@@ -26,7 +26,7 @@ from confluent_kafka.admin import (
     UserScramCredentialDeletion,
     UserScramCredentialUpsertion,
 )
-from conftest import LIMIT, Process, allow, confirmed, examples, posix, put, records, running, same, wait_until
+from conftest import LIMIT, QUIET, Process, allow, confirmed, examples, posix, put, records, running, same, wait_until
 from proxy import Proxy
 from secured import COMPOSE_FILE, Secured
 from test_compose import COMMANDS, needs_compose
@@ -84,7 +84,7 @@ def secured(tmp_path_factory) -> Iterator[Secured]:
     for name in WRONG:
         settings[SCRAM_LISTENER.format(name)] = SCRAM_MODULE
         settings[f"KAFKA_LISTENER_NAME_{name}_SSL_KEYSTORE_LOCATION"] = folder / "broker" / f"{name}.pem"
-    made = Secured(folder, **settings)
+    made = Secured(folder, **QUIET | settings)
     ca = certificates.read_ca(folder)
     (folder / "broker" / "EXPIRED.pem").write_bytes(certificates.make_certificate(ca, "broker", ["127.0.0.1"], -1))
     (folder / "broker" / "ELSEWHERE.pem").write_bytes(certificates.make_certificate(ca, "broker", ["elsewhere"]))
