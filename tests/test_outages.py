@@ -304,14 +304,17 @@ def test_an_outage_is_said_every_10_s_for_as_long_as_it_lasts(new_broker, run_pr
     for tracking in trackers:
         assert all(line.startswith("Kafka became unreachable, trying again: ") for line in tracking.err), tracking
         assert 3 <= len(tracking.err) <= 4, tracking
-        assert all("Connection refused" in line for line in tracking.err[1:]), tracking  # none may be there yet
+        # Until librdkafka tries to connect again there is no reason yet, which takes it up to 15 s.
+        other = [line for line in tracking.err[2:] if "Connection refused" not in line]
+        assert not other, tracking
 
 
 def test_a_broker_that_is_just_starting_is_waited_for_without_a_word(new_broker, run_producer, run_tracker):
     broker = new_broker()
     broker.stop()
     broker.launch()
-    wait_until(lambda: "Starting broker" in broker.log.read_text("utf-8", "replace"), "half of its start")
+    port = "endpoint : ListenerName(HOST)"  # is made, but not open yet
+    wait_until(lambda: port in broker.log.read_text("utf-8", "replace"), "two thirds of its start")
     starting = [run_producer("-b", broker.bootstrap), run_tracker("-b", broker.bootstrap, "-c", "1")]
     for process in starting:
         assert (process.wait(), process.err) == (0, [])
