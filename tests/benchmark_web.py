@@ -133,7 +133,7 @@ def memory_of_pages(port: int, pid: int) -> Iterator[Row]:
 
 def on_screen(servers: str, folder: Path) -> Iterator[Row]:
     """Yield two percentiles of the time from a delivery report to the row in a browser, None without a browser."""
-    chromium, name = shutil.which("chromium"), "next_steps.web with store"
+    chromium, name = shutil.which("chromium-headless-shell") or shutil.which("chromium"), "next_steps.web with store"
     if not chromium:
         yield "Delivered to on screen, p50, ms", name, None
         return

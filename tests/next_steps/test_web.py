@@ -54,10 +54,10 @@ from next_steps.web.__main__ import command_line
 STEP = ROOT / "next_steps" / "web"
 README = (STEP / "README.md").read_text("utf-8")
 CHROMIUM = next(
-    (path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None
+    (path for name in ("chromium-headless-shell", "chromium", "google-chrome") if (path := shutil.which(name))), None
 )
 needs_browser = pytest.mark.skipif(
-    not CHROMIUM, reason="no browser: install Chromium (Debian: apt-get install chromium)"
+    not CHROMIUM, reason="no browser: install Chromium (Debian: apt-get install chromium-headless-shell)"
 )
 own_servers = pytest.mark.xdist_group("web with servers of its own")  # beside the others
 KEY = "123e4567-e89b-12d3-a456-426614174000"
