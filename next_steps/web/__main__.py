@@ -74,6 +74,7 @@ def serve(args: argparse.Namespace, sender: Sender, listener: socket.socket) -> 
             server_header=False,
             http="httptools",
             timeout_graceful_shutdown=4,
+            timeout_keep_alive=75,  # longer than clients (5 s) and proxies (60 s) send on a quiet connection
             limit_concurrency=2_000,
             ssl_certfile=args.certificate,
             ssl_keyfile=args.key,

@@ -817,6 +817,19 @@ def test_a_body_is_limited_also_without_a_length(site):
     assert site.client.post("/api/orders", content=iter([b" " * 9000] * 3), headers=JSON).status_code == 413
 
 
+def test_a_connection_is_kept_for_longer_than_clients_and_proxies_keep_it(site):
+    """Or an order may be sent on one that is just being closed: the client can't know then what became of it."""
+    address = urlsplit(site.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+    connection.connect()
+    connection.auto_open = 0
+    for quiet in (7, 0):  # seconds; httpx keeps it for 5, as uvicorn by itself
+        connection.request("GET", "/health")
+        assert connection.getresponse().read()
+        time.sleep(quiet)
+    connection.close()
+
+
 def test_changes_a_second_are_limited(new_site):
     site = new_site("--max-rate", "5")
     answers = [site.client.post("/api/orders", json={}) for _ in range(12)]
